@@ -1,0 +1,193 @@
+"""Vision transformer.
+
+Dosovitskiy et al. 2021, "An image is worth 16x16 words" (arXiv 2010.11929), with the variants of He et al. 2022 (MAE,
+arXiv 2111.06377), DeiT and DINO as explicit options. Presets of size and variant are gin files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from spendflops.contracts.backbone import IMAGENET_MEAN, IMAGENET_STD, TokenBackbone
+from spendflops.contracts.errors import ConfigError, suggest
+from spendflops.contracts.types import Context, FeatureMap, Features, Tokens
+from spendflops.parts.nn import initialisers, linear
+from spendflops.parts.nn.blocks import Block, drop_path_rates
+from spendflops.parts.nn.norm import LayerNorm
+from spendflops.parts.nn.patches import PatchEmbed, grid_of
+from spendflops.parts.nn.pooling import POOLING
+from spendflops.parts.nn.positions import half_pixel, resize_table, sincos_2d, sincos_table
+
+POSITIONS = ("sincos_mae", "learned", "learned_sincos")
+
+
+class ViT(TokenBackbone):
+    """Pre-LN vision transformer; blocks are unrolled.
+
+    Args:
+        rngs: Source of the initial values.
+        image_size: Side, or height and width, in pixels that it is built for. Other sizes resize the positions.
+        patch_size: Side of a patch in pixels.
+        dim: Width.
+        depth: Blocks.
+        heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP over ``dim``.
+        positions: "sincos_mae" (fixed table, zeros for the class token), "learned", or "learned_sincos" (learned, from
+            the fixed table on: MAE's fine-tuning). Learned tables have a row for the class token.
+        position_resize: Rule of :data:`spendflops.parts.nn.positions.RULES` for other image sizes; "exact" evaluates
+            the fixed table at half-pixel coordinates.
+        class_token: Whether there is one.
+        pooling: What ``summary`` is: "class" or "mean" (of the patch tokens).
+        gelu: "erf", "tanh" or "quick".
+        qkv_bias: Whether the fused q, k, v projection has a bias.
+        norm_eps: Of all layer norms.
+        drop_path: Rate in the last block; grows linearly from 0 in the first. Active where ``ctx.train``.
+        init: "mae", "original", "timm" (also DeiT, DINO) or "truncated_02".
+        final_norm: Whether a layer norm follows the last block. ``levels`` are taken before it.
+        mean: Of the normalisation, on the scale 0..1.
+        std: Of the normalisation.
+        compute_dtype: "float32" or "bfloat16", of the operands of all products; sums are float32, and so are
+            parameters, the residual stream, norms and softmaxes.
+
+    Raises:
+        ConfigError: Options that do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        rngs: nnx.Rngs,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        positions: str = "sincos_mae",
+        position_resize: str = "torch_bicubic",
+        class_token: bool = True,
+        pooling: str = "class",
+        gelu: str = "erf",
+        qkv_bias: bool = True,
+        norm_eps: float = 1e-6,
+        drop_path: float = 0.0,
+        init: str = "mae",
+        final_norm: bool = True,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        compute_dtype: str = "float32",
+    ):
+        for option, value, known in (("positions", positions, POSITIONS), ("pooling", pooling, tuple(POOLING))):
+            if value not in known:
+                raise ConfigError(
+                    f"unknown {option} {value!r}{suggest(value, known)}", why=f"known: {', '.join(known)}"
+                )
+        if dim % heads:
+            raise ConfigError(f"a width of {dim} cannot be divided into {heads} heads")
+        if pooling == "class" and not class_token:
+            raise ConfigError("pooling 'class' needs class_token", fix="set class_token = True or pooling = 'mean'")
+        if position_resize == "exact" and positions != "sincos_mae":
+            raise ConfigError("position_resize 'exact' is for the fixed table", fix="choose 'torch_bicubic'")
+        start, dtype = initialisers.scheme(init), linear.compute_dtype(compute_dtype)
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.dim, self.stride, self.mean, self.std = dim, (patch_size, patch_size), tuple(mean), tuple(std)
+        self.positions, self.position_resize, self.pooling = positions, position_resize, pooling
+        self.grid = grid_of((*self.image_size, 3), patch_size)
+        self.patch_embed = PatchEmbed(
+            patch_size,
+            dim,
+            rngs=rngs,
+            kernel_init=start.patch(3 * patch_size**2),
+            bias_init=start.patch_bias(3 * patch_size**2),
+            compute_dtype=dtype,
+        )
+        self.prefix_length = int(class_token)
+        self.cls_token = nnx.Param(start.cls_token(rngs.params(), (1, 1, dim), jnp.float32)) if class_token else None
+        self.pos_embed = self._learned_table(start.pos_embed, rngs) if positions != "sincos_mae" else None
+        self.blocks = nnx.List(
+            Block(
+                dim,
+                heads,
+                rngs=rngs,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                gelu=gelu,
+                eps=norm_eps,
+                drop_path=rate,
+                init=init,
+                compute_dtype=dtype,
+            )
+            for rate in drop_path_rates(drop_path, depth)
+        )
+        self.norm = LayerNorm(dim, eps=norm_eps) if final_norm else None
+
+    def embed(self, images: Array) -> Tokens:
+        images = self.normalise(images) if jnp.issubdtype(images.dtype, jnp.integer) else images
+        grid = grid_of(images.shape, self.stride[0])
+        prefix_pos, pos = self._position_table(grid)
+        prefix = prefix_pos if self.cls_token is None else self.cls_token[...] + prefix_pos
+        return Tokens(x=self.patch_embed(images), pos=pos, prefix=prefix, grid=grid)
+
+    def encode(self, tokens: Tokens, ctx: Context, *, levels: Sequence[int] = ()) -> Features:
+        """See the contract. Levels count from 0, or from the end; they are given before the final norm.
+
+        Raises:
+            ConfigError: A level that does not exist or of tokens without a grid; segments beside a class token.
+        """
+        prefix = jnp.broadcast_to(tokens.prefix, (tokens.x.shape[0], *tokens.prefix.shape[1:]))
+        count, mask = prefix.shape[1], None
+        if tokens.segments is not None:
+            if count:
+                raise ConfigError("packed segments have no class token of their own", fix="set class_token = False")
+            mask = (tokens.segments[:, :, None] == tokens.segments[:, None, :])[:, None]
+        wanted = self._levels(levels, tokens.grid)
+        x = jnp.concatenate([prefix, tokens.x + tokens.pos], axis=1)
+        maps = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x, ctx.scoped(f"block{index}"), mask=mask)
+            if index in wanted:
+                maps[index] = FeatureMap(tokens=x[:, count:], grid=tokens.grid, stride=self.stride[0])
+        x = x if self.norm is None else self.norm(x)
+        prefix, patches = x[:, :count], x[:, count:]
+        return Features(
+            tokens=patches,
+            prefix=prefix,
+            summary=POOLING[self.pooling](patches, prefix),
+            grid=tokens.grid,
+            levels=tuple(maps[index] for index in wanted),
+        )
+
+    def _learned_table(self, init, rngs: nnx.Rngs) -> nnx.Param:
+        rows = self.prefix_length + self.grid[0] * self.grid[1]
+        if self.positions == "learned":
+            return nnx.Param(init(rngs.params(), (1, rows, self.dim), jnp.float32))
+        table = np.pad(sincos_table(self.grid, self.dim), ((self.prefix_length, 0), (0, 0)))
+        return nnx.Param(jnp.asarray(table[None], jnp.float32))
+
+    def _position_table(self, grid: tuple[int, int]) -> tuple[Array, Array]:
+        """Positions of the prefix [1 P D] and of the patches [1 N D] for token rows and columns ``grid``."""
+        count = self.prefix_length
+        if self.pos_embed is None:
+            if grid != self.grid and self.position_resize == "exact":
+                coordinates = [half_pixel(new, old) for new, old in zip(grid, self.grid, strict=True)]
+                table = sincos_2d(*coordinates, self.dim).astype(np.float32)
+            else:
+                table = resize_table(sincos_table(self.grid, self.dim), self.grid, grid, rule=self.position_resize)
+            return jnp.zeros((1, count, self.dim), jnp.float32), jnp.asarray(table[None])
+        table = self.pos_embed[...]
+        patches = resize_table(table[0, count:], self.grid, grid, rule=self.position_resize)
+        return table[:, :count], patches[None]
+
+    def _levels(self, levels: Sequence[int], grid: tuple[int, ...] | None) -> tuple[int, ...]:
+        depth = len(self.blocks)
+        if levels and grid is None:
+            raise ConfigError("levels are maps", why="tokens were taken out, so there is no grid")
+        for level in levels:
+            if not -depth <= level < depth:
+                raise ConfigError(f"there is no block {level}", why=f"this model has {depth} blocks")
+        return tuple(level % depth for level in levels)

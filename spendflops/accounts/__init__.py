@@ -1,0 +1,1 @@
+"""What a run costs: FLOP counters, the ledger, budgets and footprints."""

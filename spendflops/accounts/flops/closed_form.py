@@ -1,0 +1,95 @@
+"""Counter A: closed forms for plain ViTs, from which a plugin can build its own.
+
+Letters: N tokens, D width, L layers, P patch side, n patches, C classes, r MLP ratio. All results are FLOPs per image
+with 2 FLOPs per multiply-add. Matrix products only: biases, norms, softmax, activations, losses and the optimiser are
+not counted. The number of attention heads cancels.
+"""
+
+
+def linear(tokens: int, inputs: int, outputs: int) -> int:
+    """A linear layer on every token: 2 N Din Dout."""
+    return 2 * tokens * inputs * outputs
+
+
+def patch_embedding(patches: int, patch: int, width: int, *, channels: int = 3) -> int:
+    """The patch embedding: 2 n D (c P^2)."""
+    return linear(patches, channels * patch * patch, width)
+
+
+def transformer(tokens: int, width: int, layers: int, *, mlp_ratio: int = 4) -> int:
+    """Forward pass of L blocks: 2 L (4 N D^2 + 2 N^2 D + 2 r N D^2).
+
+    The terms are qkv (3 N D^2) with the output projection (N D^2), logits with attention times value (2 N^2 D), and
+    the two MLP products. With r = 4 this is 2 L (12 N D^2 + 2 N^2 D).
+    """
+    return 2 * layers * ((4 + 2 * mlp_ratio) * tokens * width**2 + 2 * tokens**2 * width)
+
+
+def vit_forward(*, image: int, patch: int, width: int, layers: int, classes: int = 0, cls: bool = True) -> int:
+    """ViT forward: 2 [3 n D P^2 + L (12 N D^2 + 2 N^2 D) + D C].
+
+    Args:
+        image: Side of the square image, in pixels.
+        patch: Side of a patch, in pixels.
+        width: D.
+        layers: L.
+        classes: C; 0 for no head.
+        cls: Whether a class token joins the patches (N = n + 1).
+    """
+    patches = (image // patch) ** 2
+    return (
+        patch_embedding(patches, patch, width) + transformer(patches + cls, width, layers) + linear(1, width, classes)
+    )
+
+
+def vit_train(*, image: int, patch: int, width: int, layers: int, classes: int = 0, cls: bool = True) -> int:
+    """ViT forward and backward: 3 F - 2 (3 n D P^2).
+
+    Each product needs one more for the gradient of each input, except the patch embedding: nobody asks for the
+    gradient of the image.
+    """
+    forward = vit_forward(image=image, patch=patch, width=width, layers=layers, classes=classes, cls=cls)
+    return 3 * forward - patch_embedding((image // patch) ** 2, patch, width)
+
+
+def mae_forward(
+    *, image: int, patch: int, width: int, layers: int, kept: int, decoder_layers: int, decoder_width: int = 512
+) -> int:
+    """MAE forward: all patches embedded, an encoder on K + 1 tokens, a decoder on n + 1 tokens.
+
+    2 [3 n D P^2 + L (12 (K+1) D^2 + 2 (K+1)^2 D)] for the encoder; 2 [(K+1) D E + M (12 (n+1) E^2 + 2 (n+1)^2 E) +
+    (n+1) E 3 P^2] for the decoder of width E and depth M.
+
+    Args:
+        image: Side of the square image, in pixels.
+        patch: Side of a patch, in pixels.
+        width: D of the encoder.
+        layers: L of the encoder.
+        kept: K, the patches the encoder sees.
+        decoder_layers: M.
+        decoder_width: E.
+    """
+    patches = (image // patch) ** 2
+    encoder = patch_embedding(patches, patch, width) + transformer(kept + 1, width, layers)
+    decoder = (
+        linear(kept + 1, width, decoder_width)
+        + transformer(patches + 1, decoder_width, decoder_layers)
+        + linear(patches + 1, decoder_width, 3 * patch * patch)
+    )
+    return encoder + decoder
+
+
+def mae_train(
+    *, image: int, patch: int, width: int, layers: int, kept: int, decoder_layers: int, decoder_width: int = 512
+) -> int:
+    """MAE forward and backward: 3 F - 2 (3 n D P^2), for the reason given in `vit_train`."""
+    forward = mae_forward(
+        image=image,
+        patch=patch,
+        width=width,
+        layers=layers,
+        kept=kept,
+        decoder_layers=decoder_layers,
+        decoder_width=decoder_width,
+    )
+    return 3 * forward - patch_embedding((image // patch) ** 2, patch, width)

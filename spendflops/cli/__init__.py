@@ -1,0 +1,1 @@
+"""The verbs. jax is imported only inside a verb."""

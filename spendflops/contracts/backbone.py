@@ -1,0 +1,61 @@
+"""Backbones: images in, features out."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from spendflops.contracts.registry import API_VERSION
+from spendflops.contracts.types import Context, Features, InputSpec, Tokens
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nnx.Module):
+    """Turns images into :class:`Features`.
+
+    ``__init__(self, *, rngs, <own options>)`` takes explicit keywords. An instance sets ``dim`` (width of tokens and
+    summary), ``stride`` (pixels a token, a number a spatial axis), ``image_size`` (the height and width that it is
+    built for), ``mean`` and ``std``.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    dim: int
+    stride: tuple[int, ...]
+    image_size: tuple[int, int]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def spec(self) -> InputSpec:
+        """What this backbone expects of its images."""
+        return InputSpec(size=self.image_size, stride=self.stride, mean=self.mean, std=self.std)
+
+    def normalise(self, images: UInt8[Array, "*B H W C"]) -> Float[Array, "*B H W C"]:
+        """uint8 to standardised float32. The backbone owns it, so that no host and no loss can forget it."""
+        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+    @abc.abstractmethod
+    def __call__(self, images: Array, ctx: Context, *, levels: Sequence[int] = ()) -> Features:
+        """uint8 [B H W C] (or already normalised float) to features; ``levels`` are block numbers to give as maps."""
+
+
+class TokenBackbone(Backbone):
+    """A backbone whose encoder takes any set of tokens: what masked-image methods need."""
+
+    @abc.abstractmethod
+    def embed(self, images: Array) -> Tokens:
+        """uint8 [B H W C] (or already normalised float) to all patch tokens."""
+
+    @abc.abstractmethod
+    def encode(self, tokens: Tokens, ctx: Context, *, levels: Sequence[int] = ()) -> Features:
+        """Any number of tokens to features."""
+
+    def __call__(self, images: Array, ctx: Context, *, levels: Sequence[int] = ()) -> Features:
+        return self.encode(self.embed(images), ctx, levels=levels)

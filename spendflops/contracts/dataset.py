@@ -1,0 +1,34 @@
+"""Data sets: random access to undecoded samples, without randomness."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, Protocol
+
+from spendflops.contracts.described import Described
+from spendflops.contracts.registry import API_VERSION
+from spendflops.contracts.types import DatasetInfo, Sample
+
+
+class Source(Protocol):
+    """Random access: thread-safe, picklable, the same index always gives the same sample."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Dataset(Described, abc.ABC):
+    """A data set. ``info`` is static; ``source`` may touch the disk."""
+
+    api_version: ClassVar[int] = API_VERSION
+    info: DatasetInfo
+
+    @abc.abstractmethod
+    def source(self, split: str, *, features: tuple[str, ...]) -> Source:
+        """Samples of ``split`` with (at least) the given features.
+
+        Raises:
+            errors.DataError: Unknown split, nothing there, unreadable.
+            errors.ConfigError: A feature that this set does not have.
+        """

@@ -1,0 +1,70 @@
+"""Evaluators: predictions in, scores out, under a versioned protocol."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spendflops.contracts.described import Described
+from spendflops.contracts.registry import API_VERSION
+from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Sample
+
+
+class Preprocess(abc.ABC):
+    """Sample -> batch entries of an evaluator, on the host, without randomness. Frozen dataclasses."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features of the data set that are read."""
+        return ("image", "label")
+
+    @property
+    def entries(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Entry -> dtype and shape of one example: with them an evaluation is planned without opening its data."""
+        raise NotImplementedError(f"{type(self).__name__} must state its entries")
+
+    @abc.abstractmethod
+    def __call__(self, sample: Sample) -> dict[str, np.ndarray]:
+        """One example, ``image`` among its entries."""
+
+
+class Evaluator(Described, abc.ABC):
+    """Scores a model on data in one or two roles.
+
+    The core calls ``predict`` once and feeds every evaluator that shares data and preprocessing. The last batch is
+    padded; ``batch["_mask"]`` bool [B] says which examples count. The core removes rows of padding; metrics must use
+    the mask.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    requires: ClassVar[tuple[str, ...]] = ("features",)
+    """The outputs of ``predict`` that are read."""
+    roles: ClassVar[tuple[str, ...]] = ("eval",)
+    """``("eval",)``, or ``("bank", "query")`` for evaluators that fit on one set and score on another."""
+    protocol: str
+    """A versioned id of everything that changes the meaning of a score. Two ids never share an axis."""
+    primary: str
+    """The key of the result that ranks models."""
+    higher_is_better: ClassVar[bool] = True
+    spread: str = ""
+    """What ``primary + "_sd"`` in the result is the spread of, e.g. ``"3 label subsets"``; empty if there is none."""
+
+    @abc.abstractmethod
+    def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Preprocess:
+        """The preprocessing of a role."""
+
+    @abc.abstractmethod
+    def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:
+        """A pure function of arrays, compiled: ``{"metrics": {name: sums}, "rows": {name: [B ...]}}``.
+
+        Metrics are summed over batches in integers or float64 on the host; rows are streamed there without padding.
+        """
+
+    @abc.abstractmethod
+    def result(
+        self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo
+    ) -> dict:
+        """Scores by name. ``merged[role][name]`` are summed metrics, ``rows[role][name]`` are [examples ...]."""

@@ -1,0 +1,258 @@
+"""From a recipe to programs: everything is built abstractly, nothing is allocated and no data are opened to plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from spendflops.contracts import errors
+from spendflops.contracts.backbone import Backbone
+from spendflops.contracts.dataset import Dataset, Source
+from spendflops.contracts.evaluator import Evaluator, Preprocess
+from spendflops.contracts.objective import Objective, Views
+from spendflops.contracts.types import InputSpec
+from spendflops.engine import data, sharding
+from spendflops.engine.describe import describe
+from spendflops.engine.program import Program
+from spendflops.engine.recipe import Evaluation, Recipe, Stage
+from spendflops.engine.state import Definition, create, define
+from spendflops.engine.step import predict_step, train_step
+from spendflops.parts.splits import Split, parse_split, select
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class BuiltStage:
+    """A stage with its abstract model and its programs; shared by all runs that differ in budget and seed only."""
+
+    definition: Definition
+    views: Views
+    spec: InputSpec
+    inputs: dict[str, Any]
+    init: Program
+    train: Program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """One pass over one split that feeds every evaluation with the same data, preprocessing and weights."""
+
+    stage: str
+    weights: str | None
+    dataset: Dataset
+    split: str
+    preprocess: Preprocess
+    batch_size: int
+    readers: tuple[tuple[str, str, Evaluator], ...]  # (evaluation, role, evaluator)
+    program: Program
+    examples: int
+
+    @property
+    def calls(self) -> int:
+        """Batches."""
+        return -(-self.examples // self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Built:
+    """A recipe, ready to plan or to run."""
+
+    recipe: Recipe
+    stages: tuple[BuiltStage, ...]
+    steps: tuple[int, ...]
+    predictions: tuple[Prediction, ...]
+
+    def programs(self) -> list[tuple[Program, int, str]]:
+        """(program, calls, role) of everything that spends FLOPs, in order."""
+        train = [
+            (b.train, n, s.role) for s, b, n in zip(self.recipe.stages, self.stages, self.steps, strict=True)
+        ]
+        return train + [(p.program, p.calls, "evaluate") for p in self.predictions]
+
+
+_STAGES: dict[str, BuiltStage] = {}
+
+
+def build_stage(stage: Stage) -> BuiltStage:
+    """The stage's abstract model and programs. Equal descriptions share one, hence one compilation."""
+    wanted = {"name", "objective", "backbone", "views", "batch_size", "optimizer"}
+    fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name in wanted}
+    views_of = {"info": stage.dataset.info, "devices": jax.device_count(), "label": stage.label}
+    key = json.dumps(describe({**fields, **views_of}), sort_keys=True)
+    if key not in _STAGES:
+        _STAGES[key] = _build_stage(stage)
+    return _STAGES[key]
+
+
+def _build_stage(stage: Stage) -> BuiltStage:
+    sharding.check_batch(stage.batch_size)
+    definition = define(stage.backbone, stage.objective, info=stage.dataset.info)
+    objective = definition.example
+    _check_objective(objective, stage)
+    spec = dataclasses.replace(objective.backbone.spec, tokenizer=getattr(objective, "tokenizer", None))
+    views = type(objective).views() if stage.views is None else stage.views
+    if not isinstance(views, Views):
+        raise errors.ConfigError(f"stage {stage.label!r}: views is {views!r}", fix="give Views, in gin with ()")
+    inputs = data.train_structs(objective, views, spec, stage.batch_size)
+    key = sharding.struct((), jax.random.key(0).dtype, batch=False)
+    steps = sharding.struct((), np.int32, batch=False)
+
+    def init(key: jax.Array) -> Any:
+        return create(definition, stage.optimizer, key)
+
+    state = jax.tree.map(
+        lambda x: sharding.struct(x.shape, x.dtype, batch=False), jax.eval_shape(init, jax.random.key(0))
+    )
+    devices = jax.device_count()
+    return BuiltStage(
+        definition=definition,
+        views=views,
+        spec=spec,
+        inputs=inputs,
+        init=Program(name=f"{stage.label}/init", fn=init, args=(key,), examples=0, devices=devices),
+        train=Program(
+            name=f"{stage.label}/train",
+            fn=train_step(definition, stage.optimizer),
+            args=(state, inputs, {"key": key, "steps": steps}),
+            examples=stage.batch_size,
+            donate=(0,),
+            devices=devices,
+        ),
+    )
+
+
+def _check_objective(objective: Objective, stage: Stage) -> None:
+    if not isinstance(objective, Objective):
+        raise errors.PluginError(f"stage {stage.label!r}: {type(objective).__name__} is not an Objective")
+    if not isinstance(getattr(objective, "backbone", None), Backbone):
+        raise errors.PluginError(f"{type(objective).__name__} does not keep its backbone as self.backbone")
+    if objective.teacher and type(objective).teacher_decay is Objective.teacher_decay:
+        raise errors.PluginError(f"{type(objective).__name__} has a teacher but no teacher_decay")
+
+
+def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:
+    """Builds a recipe.
+
+    Args:
+        recipe: What to run.
+        steps: Steps by stage of a run that already exists: they are never computed again.
+
+    Raises:
+        errors.SpendflopsError: Anything that cannot work, before anything compiles.
+    """
+    stages = tuple(build_stage(s) for s in recipe.stages)
+    counts = tuple(
+        steps[s.label] if steps is not None else resolve(recipe, s, b)
+        for s, b in zip(recipe.stages, stages, strict=True)
+    )
+    return Built(recipe=recipe, stages=stages, steps=counts, predictions=_predictions(recipe, stages))
+
+
+def resolve(recipe: Recipe, stage: Stage, built: BuiltStage) -> int:
+    """Steps that the stage's budget pays for.
+
+    Raises:
+        errors.ConfigError: The budget is positive and pays for no step.
+    """
+    allotted = recipe.allotted(stage)
+    examples = length(stage.dataset, stage.split) if allotted.unit == "epochs" else None
+    per_step = built.train.cost().total
+    steps = allotted.steps(flops_per_step=per_step, examples_per_step=stage.batch_size, examples=examples)
+    if steps == 0 and allotted.amount > 0:
+        raise errors.ConfigError(
+            f"the budget {allotted} pays for no step of stage {stage.label!r}",
+            why=f"one step of {stage.batch_size} examples costs {per_step:.4g} FLOPs",
+            fix="a larger budget, a smaller batch or a smaller model",
+        )
+    return steps
+
+
+def _predictions(recipe: Recipe, stages: tuple[BuiltStage, ...]) -> tuple[Prediction, ...]:
+    by_name = {s.label: b for s, b in zip(recipe.stages, stages, strict=True)}
+    groups: dict[str, list[tuple[Evaluation, str, Preprocess]]] = {}
+    for evaluation in recipe.evaluations:
+        name = evaluation.stage or recipe.stages[-1].label
+        objective = by_name[name].definition.example
+        missing = [r for r in evaluation.evaluator.requires if r not in objective.outputs]
+        if missing:
+            raise errors.ConfigError(
+                f"evaluation {evaluation.label!r} needs {missing[0]}; "
+                f"stage {name!r} offers {', '.join(objective.outputs)}",
+                fix="score another stage, or add a transfer stage with the head that it needs",
+            )
+        for role, (dataset, split) in evaluation.data.items():
+            pre = evaluation.evaluator.preprocess(role=role, info=dataset.info, spec=by_name[name].spec)
+            same = [name, evaluation.weights, describe(dataset), split, describe(pre), evaluation.batch_size]
+            groups.setdefault(json.dumps(same, sort_keys=True), []).append((evaluation, role, pre))
+    return tuple(_prediction(members, recipe, by_name) for members in groups.values())
+
+
+def _prediction(
+    members: list[tuple[Evaluation, str, Preprocess]], recipe: Recipe, by_name: Mapping[str, BuiltStage]
+) -> Prediction:
+    evaluation, role, preprocess = members[0]
+    dataset, split = evaluation.data[role]
+    stage = evaluation.stage or recipe.stages[-1].label
+    definition = by_name[stage].definition
+    sharding.check_batch(evaluation.batch_size)
+    readers = tuple((e.label, r, e.evaluator) for e, r, _ in members)
+    want = tuple(dict.fromkeys(w for _, _, e in readers for w in e.requires))
+
+    def replicated(tree: Any) -> Any:
+        return jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), tree)
+
+    size = evaluation.batch_size
+    batch = {n: sharding.struct((size, *s), np.dtype(d), batch=True) for n, (d, s) in preprocess.entries.items()}
+    batch["_mask"] = sharding.struct((size,), np.bool_, batch=True)
+    program = Program(
+        name=f"{stage}/predict/{dataset.info.name}/{split}",
+        fn=predict_step(definition, want, tuple((name, e) for name, _, e in readers)),
+        args=(replicated(definition.params), replicated(definition.stats), batch),
+        examples=size,
+        devices=jax.device_count(),
+    )
+    return Prediction(
+        stage=stage,
+        weights=evaluation.weights,
+        dataset=dataset,
+        split=split,
+        preprocess=preprocess,
+        batch_size=size,
+        readers=readers,
+        program=program,
+        examples=length(dataset, split),
+    )
+
+
+def open_source(dataset: Dataset, split: str, features: tuple[str, ...]) -> Source:
+    """The samples of a split or of a part of it.
+
+    Raises:
+        errors.ConfigError: A feature that the data set does not have.
+    """
+    missing = [f for f in features if f not in dataset.info.features]
+    if missing:
+        raise errors.ConfigError(
+            f"data set {dataset.info.name!r} has no {missing[0]!r}",
+            why=f"it has {', '.join(dataset.info.features)}",
+            fix="use a method or an evaluator that does not read it, or data that have it",
+        )
+    wanted = parse_split(split)
+    return select(dataset.source(wanted.name, features=features), wanted)
+
+
+def length(dataset: Dataset, split: str) -> int:
+    """Examples of a split: from the static information where it is known, else by opening the data."""
+    wanted = parse_split(split)
+    if wanted.name in dataset.info.sizes:
+        return _part(wanted, dataset.info.sizes[wanted.name])
+    return len(open_source(dataset, split, ("image",)))
+
+
+def _part(split: Split, size: int) -> int:
+    mine = len(range(split.part, size, split.parts))
+    return mine if split.count is None else min(split.count, mine)

@@ -1,0 +1,101 @@
+"""Checkpoints of one stage, through Orbax: written whole or not at all, the last good one is restored."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from spendflops.contracts import errors
+from spendflops.engine.rundir import storage_error
+
+
+class Checkpoints:
+    """The checkpoints of a stage.
+
+    Args:
+        folder: ``checkpoints/<stage>`` of the run.
+        keep: How many to keep.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2):
+        self.folder = Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True, create=True
+        )
+        logging.set_verbosity(logging.ERROR)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves the state after ``step`` steps.
+
+        Raises:
+            errors.DataError: The disk does not take it. Earlier checkpoints stay.
+        """
+        if step in self._manager.all_steps():
+            return
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            # The storage library reports a full disk as a ValueError.
+            if isinstance(error, OSError) or "No space left" in str(error) or "Disk quota" in str(error):
+                problem = error if isinstance(error, OSError) else OSError(28, "No space left on device")
+                raise storage_error(self.folder / str(step), problem) from error
+            raise
+
+    def steps(self) -> list[int]:
+        """Steps at which there is a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The newest checkpoint that can be read: (step, state), None if there is none.
+
+        Args:
+            like: Shapes, dtypes and shardings of the state.
+
+        Raises:
+            errors.DataError: There are checkpoints, but none can be read.
+        """
+        problems = []
+        for step in reversed(self.steps()):
+            try:
+                return step, self._manager.restore(step, args=ocp.args.StandardRestore(like))
+            except Exception as error:
+                problems.append(f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+                logging.error("checkpoint %s of %s cannot be read: %s", step, self.folder, problems[-1])
+        if problems:
+            raise errors.DataError(
+                f"no checkpoint in {self.folder} can be read",
+                why="; ".join(problems),
+                fix="remove the broken folders to go on from the start of the stage",
+            )
+        return None
+
+    def restore_raw(self, step: int | None = None) -> Any:
+        """The newest checkpoint as host arrays, without knowing its shapes."""
+        step = step if step is not None else (self.steps() or [None])[-1]
+        if step is None:
+            raise errors.DataError(f"there is no checkpoint in {self.folder}", fix="give a run that has finished")
+        return self._manager.restore(step, args=ocp.args.StandardRestore())
+
+    def discard_after(self, step: int) -> None:
+        """Removes checkpoints newer than ``step``: broken ones that a restore passed over."""
+        for later in [s for s in self.steps() if s > step]:
+            self._manager.delete(later)
+
+    def close(self) -> None:
+        """Releases the manager's threads."""
+        self._manager.close()
+
+
+def abstract(tree: Any) -> Any:
+    """Shapes, dtypes and shardings."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

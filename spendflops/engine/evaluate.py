@@ -1,0 +1,91 @@
+"""Evaluations: one pass over each split, every evaluator that shares it is fed from the same predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from spendflops.contracts import errors
+from spendflops.engine import data, sharding
+from spendflops.engine.build import Built, Prediction, open_source
+from spendflops.engine.program import translate
+from spendflops.engine.recipe import Evaluation
+from spendflops.engine.state import Tree
+
+
+@dataclasses.dataclass
+class Collected:
+    """What one evaluation has gathered: sums by role and name, rows by role and name."""
+
+    metrics: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    rows: dict[str, dict[str, list[np.ndarray]]] = dataclasses.field(default_factory=dict)
+
+    def add(self, role: str, outputs: Mapping[str, Any], mask: np.ndarray) -> None:
+        """Adds a batch: metrics exactly (integers stay integers), rows without padding."""
+        sums = self.metrics.setdefault(role, {})
+        for name, value in outputs.get("metrics", {}).items():
+            array = np.asarray(value)
+            wide = array.astype(np.int64 if array.dtype.kind in "iub" else np.float64)
+            sums[name] = sums[name] + wide if name in sums else wide
+        rows = self.rows.setdefault(role, {})
+        for name, value in outputs.get("rows", {}).items():
+            rows.setdefault(name, []).append(np.asarray(value)[mask])
+
+
+def predict(prediction: Prediction, params: Tree, stats: Tree) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """(outputs by evaluation, mask) of each batch.
+
+    Raises:
+        errors.DataError: An image that cannot be read.
+        errors.OutOfMemoryError: Does not fit.
+    """
+    source = open_source(prediction.dataset, prediction.split, prediction.preprocess.features)
+    run = prediction.program.compile()
+    shapes = prediction.program.args[2]
+    checked = False
+    for batch in data.padded(source, prediction.preprocess, batch_size=prediction.batch_size):
+        if not checked:
+            data.check_batch(batch, shapes, prediction.program.name)
+            checked = True
+        try:
+            outputs = run(params, stats, sharding.place(batch, batch=True))
+        except Exception as error:
+            raise translate(error) from error
+        yield jax.device_get(outputs), batch["_mask"]
+
+
+def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, Collected]) -> None:
+    """Runs one pass and hands its outputs to the evaluations that read it."""
+    for outputs, mask in predict(prediction, params, stats):
+        for evaluation, role, _ in prediction.readers:
+            into.setdefault(evaluation, Collected()).add(role, outputs[evaluation], mask)
+
+
+def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[str, Any]:
+    """The scores of one evaluation with everything that tells what they mean."""
+    evaluator = evaluation.evaluator
+    rows = {
+        role: {name: np.concatenate(parts) for name, parts in names.items()} for role, names in collected.rows.items()
+    }
+    reference = "query" if "query" in evaluation.data else next(iter(evaluation.data))
+    dataset = evaluation.data[reference][0]
+    values = evaluator.result(collected.metrics, rows, info=dataset.info)
+    if evaluator.primary not in values:
+        raise errors.PluginError(
+            f"{type(evaluator).__name__}.result gives {', '.join(values)}", why=f"primary is {evaluator.primary!r}"
+        )
+    names = [s.label for s in built.recipe.stages]
+    spec = built.stages[names.index(evaluation.stage or names[-1])].spec
+    return {
+        "evaluation": evaluation.label,
+        "protocol": f"{evaluator.protocol}@{spec.size[0]}x{spec.size[1]}px",
+        "primary": evaluator.primary,
+        "higher_is_better": evaluator.higher_is_better,
+        "spread": evaluator.spread,
+        "data": {role: f"{d.info.name}:{split}" for role, (d, split) in evaluation.data.items()},
+        "values": {name: float(value) for name, value in values.items()},
+    }

@@ -1,0 +1,149 @@
+"""What a run shows while it runs: ``metrics.jsonl``, TensorBoard events, and a bar or lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spendflops.engine.rundir import storage_error, write_atomically
+
+
+class MetricsLog:
+    """The metrics of a run. Rows carry step, examples, FLOPs and seconds.
+
+    Args:
+        folder: The run directory.
+        quiet: Shows nothing on the terminal.
+    """
+
+    def __init__(self, folder: Path, *, quiet: bool):
+        self.folder, self.quiet = folder, quiet
+        self.path = folder / "metrics.jsonl"
+        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        self._events: Any = None
+
+    def stage(self, name: str, *, steps: int, flops_per_step: int, examples_per_step: int) -> StageLog:
+        """The log of one stage."""
+        return StageLog(self, name, steps, flops_per_step, examples_per_step)
+
+    def lines(self, name: str, lines: Iterable[str]) -> None:
+        """Adds lines to ``logs/<name>``."""
+        with open(self.folder / "logs" / name, "a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops the rows of a stage after ``step``: those steps are done again."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the half-written last line of a killed process
+            if row["stage"] != stage or row["step"] <= step:
+                kept.append(line)
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row to the file and to TensorBoard."""
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            self._event(row)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+
+    def _event(self, row: dict[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._events is None:
+            self._events = EventFileWriter(str(self.folder / "events"))
+        values = [
+            Summary.Value(tag=f"{row['stage']}/{name}", simple_value=value)
+            for name, value in row.items()
+            if isinstance(value, int | float) and name != "step"
+        ]
+        self._events.add_event(Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values)))
+
+    def close(self) -> None:
+        """Flushes the events."""
+        if self._events is not None:
+            self._events.close()
+
+
+class StageLog:
+    """Rows of one stage. ``waited`` collects the seconds in which the device had no data."""
+
+    def __init__(self, log: MetricsLog, name: str, steps: int, flops_per_step: int, examples_per_step: int):
+        self.waited = 0.0
+        self._log, self._name, self._steps = log, name, steps
+        self._flops, self._examples = flops_per_step, examples_per_step
+        self._last = (time.perf_counter(), 0.0, None)
+        self._begun = time.perf_counter()
+        self._bar: Progress | None = None
+
+    def row(self, step: int, metrics: dict[str, float], *, flops: int) -> None:
+        """Writes and shows a row.
+
+        Args:
+            step: Steps done.
+            metrics: Scalars.
+            flops: Model FLOPs of the run so far.
+        """
+        now = time.perf_counter()
+        then, waited, before = self._last
+        seconds = max(now - then, 1e-9)
+        done = step - (before if before is not None else step - 1)
+        row = {
+            "stage": self._name,
+            "step": step,
+            "examples": step * self._examples,
+            "flops": flops,
+            "seconds": now - self._begun,
+            "examples_per_second": done * self._examples / seconds,
+            "flops_per_second": done * self._flops / seconds,
+            "data_wait": (self.waited - waited) / seconds,
+            **metrics,
+        }
+        if before is None:
+            # The first interval holds the start of the readers: its rates would mislead.
+            row["examples_per_second"] = row["flops_per_second"] = None
+        self._last = (now, self.waited, step)
+        self._log.write(row)
+        self._show(row)
+
+    def _show(self, row: dict[str, Any]) -> None:
+        if self._log.quiet:
+            return
+        monitor = f", monitor {row['monitor']:.3g}" if "monitor" in row else ""
+        rate = row["examples_per_second"]
+        speed = f"{rate:.0f} examples/s, {row['flops_per_second']:.2e} FLOP/s" if rate else "starting"
+        text = f"{row['flops']:.2e} FLOPs, {speed}, data wait {row['data_wait']:.0%}, loss {row['loss']:.4g}{monitor}"
+        if self._log.console.is_terminal and not os.environ.get("NO_COLOR"):
+            self._advance(row["step"], text)
+            return
+        left = (self._steps - row["step"]) * self._examples / rate if rate else None
+        eta = f", ETA {left:.0f} s" if left is not None else ""
+        share = row["step"] / self._steps
+        self._log.console.print(f"{self._name} {row['step']}/{self._steps} ({share:.0%}), {text}{eta}", soft_wrap=True)
+
+    def _advance(self, step: int, text: str) -> None:
+        if self._bar is None:
+            columns = (TextColumn(self._name), BarColumn(20), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._log.console)
+            self._bar.add_task("", total=self._steps)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+        if step >= self._steps:
+            self._bar.stop()

@@ -1,0 +1,141 @@
+"""A Program is a pure function with known shapes: the only thing that can spend FLOPs.
+
+``plan`` prints programs, a budget solves for calls, the loop runs them, the ledger appends them. A plan is a ledger that
+has not happened yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from spendflops.accounts.flops import Cost, count_hlo, count_jaxpr, hlo_text
+from spendflops.contracts import errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one device: arguments, results, temporaries, and what arguments and results share."""
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    aliased: int
+
+    @property
+    def peak(self) -> int:
+        """An upper estimate: everything that the program holds at once."""
+        return self.arguments + self.outputs + self.temporaries - self.aliased
+
+
+class Compilations:
+    """Executables by the hash of what was compiled, and how many were really compiled in this process."""
+
+    def __init__(self) -> None:
+        self.executables: dict[str, jax.stages.Compiled] = {}
+        self.count = 0
+
+    def get(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """The executable of ``lowered``: programs that lower to the same text share one."""
+        key = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        if key not in self.executables:
+            self.count += 1
+            self.executables[key] = _compile(lowered)
+        return self.executables[key]
+
+
+COMPILATIONS = Compilations()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Program:
+    """A pure function with known shapes.
+
+    Attributes:
+        name: ``"pretrain/train"``, ``"ridge/bank"``.
+        fn: The function; phases are named scopes inside it.
+        args: Pytree of ``jax.ShapeDtypeStruct``, with shardings where there is more than one device.
+        examples: Examples a call.
+        donate: Positions of the arguments whose memory may be reused.
+        devices: Devices that run it.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    examples: int
+    donate: tuple[int, ...] = ()
+    devices: int = 1
+
+    @functools.cached_property
+    def _traced(self) -> Any:
+        return jax.jit(self.fn, donate_argnums=self.donate).trace(*self.args)
+
+    @functools.cached_property
+    def model_cost(self) -> Cost:
+        """Counter B: model FLOPs of one call, exact, the same on every machine, known before compiling."""
+        return count_jaxpr(self._traced.jaxpr)
+
+    @functools.cached_property
+    def hardware_cost(self) -> Cost:
+        """Counter C: FLOPs in the optimised program of one call, over all devices. Compiles."""
+        return count_hlo(hlo_text(self.compile()), devices=self.devices)
+
+    def cost(self, *, hardware: bool = False) -> Cost:
+        """FLOPs of one call by phase and dtype."""
+        return self.hardware_cost if hardware else self.model_cost
+
+    def compile(self) -> jax.stages.Compiled:
+        """The executable; compiled once a process, and kept on disk by JAX's compilation cache where that is set.
+
+        Raises:
+            errors.OutOfMemoryError: The program does not fit on the device.
+        """
+        return COMPILATIONS.get(self._lowered)
+
+    @functools.cached_property
+    def _lowered(self) -> jax.stages.Lowered:
+        return self._traced.lower()
+
+    def memory(self) -> Memory | None:
+        """Memory of the compiled program on one device; None where the compiler does not say."""
+        stats = self.compile().memory_analysis()
+        if stats is None:
+            return None
+        return Memory(
+            arguments=stats.argument_size_in_bytes,
+            outputs=stats.output_size_in_bytes,
+            temporaries=stats.temp_size_in_bytes,
+            aliased=stats.alias_size_in_bytes,
+        )
+
+    def raw_flops(self) -> float | None:
+        """Counter D: the compiler's own figure, kept to show the difference. It counts the body of a loop once."""
+        analysis = self.compile().cost_analysis()
+        if isinstance(analysis, list | tuple):
+            analysis = analysis[0] if analysis else None
+        return None if not analysis else analysis.get("flops")
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    try:
+        return lowered.compile()
+    except Exception as error:
+        raise translate(error) from error
+
+
+def translate(error: Exception) -> Exception:
+    """The error to show for an error of the runtime: out of memory gets its own class, others stay as they are."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text or "Out of memory" in text or isinstance(error, MemoryError):
+        return errors.OutOfMemoryError(
+            "the program does not fit into the device's memory",
+            why=text.splitlines()[0][:300],
+            fix="a smaller batch (--gin 'NAME/Stage.batch_size = ...'); `spendflops plan --compile` shows the memory",
+        )
+    return error

@@ -1,0 +1,178 @@
+"""A run, described: stages, then evaluations. Plain data: built by gin, or by hand in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from spendflops.accounts import budget as budgets
+from spendflops.contracts import errors
+from spendflops.contracts.dataset import Dataset
+from spendflops.contracts.evaluator import Evaluator
+from spendflops.contracts.objective import Views
+from spendflops.engine.optim import Optimizer
+
+ROLES = ("pretrain", "transfer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitFrom:
+    """Where a stage takes parameters from.
+
+    Attributes:
+        stage: Name of an earlier stage of this recipe; or
+        run: A finished run directory. Its FLOPs are counted as ``prior``.
+        select: Regular expression over parameter paths: each path that matches must be found in the source.
+        allow: Expressions of paths that may be missing there; they keep their new values.
+    """
+
+    stage: str | None = None
+    run: str | None = None
+    select: str = "backbone/.*"
+    allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.stage is None) == (self.run is None):
+            raise errors.ConfigError("InitFrom needs exactly one of `stage` and `run`")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training: an objective on a backbone and data.
+
+    Attributes:
+        name: Unique in the recipe; by default the objective's plugin name.
+        objective, backbone: Factories (classes with their options bound).
+        dataset, split: The data; ``split`` may name a part: ``"train[0/2]"``, ``"train[:512]"``.
+        views: Sample -> inputs; None for the objective's own views with their defaults.
+        batch_size: Global.
+        optimizer: With its schedules.
+        role: ``"pretrain"``: paid from the recipe's budget; ``"transfer"``: has its own ``length``, a column of its own.
+        share: Part of the budget, for pre-training stages; the shares of a recipe sum to 1.
+        length: Budget of a transfer stage: ``"1e11"``, ``"20 epochs"``, ``"500 steps"``.
+        init: Parameters taken from earlier stages or runs.
+    """
+
+    objective: Callable[..., Any]
+    backbone: Callable[..., Any]
+    dataset: Dataset
+    optimizer: Optimizer
+    batch_size: int
+    split: str = "train"
+    views: Views | None = None
+    name: str | None = None
+    role: str = "pretrain"
+    share: float = 1.0
+    length: str | None = None
+    init: tuple[InitFrom, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise errors.ConfigError(f"Stage.role must be one of {ROLES}, not {self.role!r}")
+        if (self.length is None) == (self.role == "transfer"):
+            raise errors.ConfigError(
+                f"stage {self.label!r}: role {self.role!r} with length {self.length!r}",
+                why="a pre-training stage is paid from the recipe's budget, a transfer stage has its own length",
+                fix="set Stage.length for role 'transfer' and only there",
+            )
+        if not isinstance(self.dataset, Dataset):
+            raise errors.ConfigError(f"Stage.dataset is {self.dataset!r}", fix="give a Dataset, in gin with ()")
+
+    @property
+    def label(self) -> str:
+        """The stage's name."""
+        factory = getattr(self.objective, "func", self.objective)
+        return self.name or getattr(factory, "__name__", "stage").lower()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A score: an evaluator on data.
+
+    Attributes:
+        evaluator: The evaluator.
+        data: Role -> (data set, split).
+        name: Unique in the recipe; by default the evaluator's class name.
+        stage: Name of the stage whose model is scored; None for the last.
+        weights: ``"online"``, ``"teacher"`` or None for the method's own choice.
+        batch_size: Global.
+    """
+
+    evaluator: Evaluator
+    data: Mapping[str, tuple[Dataset, str]]
+    name: str | None = None
+    stage: str | None = None
+    weights: str | None = None
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if set(self.data) != set(self.evaluator.roles):
+            raise errors.ConfigError(
+                f"evaluation {self.label!r} has data for {sorted(self.data)}",
+                why=f"the evaluator's roles are {list(self.evaluator.roles)}",
+            )
+
+    @property
+    def label(self) -> str:
+        """The evaluation's name."""
+        return self.name or type(self.evaluator).__name__.lower()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Stages, then evaluations.
+
+    Attributes:
+        stages: In order.
+        evaluations: Of the finished stages.
+        budget: What the pre-training stages spend: ``"3e18"``, ``"3 EFLOP"``, ``"250000 steps"``, ``"100 epochs"``.
+        seed: Of everything random.
+        log_every: Steps between rows of metrics.
+        checkpoint_every: Steps between checkpoints; the last step of a stage is always one.
+        watts: Assumed power of the whole machine, for the footprint; None for an assumption by its number of cores.
+    """
+
+    stages: tuple[Stage, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    budget: str | float | int | None = None
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    watts: float | None = None
+
+    def __post_init__(self) -> None:
+        names = [s.label for s in self.stages]
+        labels = [e.label for e in self.evaluations]
+        for kind, given in (("stages", names), ("evaluations", labels)):
+            doubled = sorted({n for n in given if given.count(n) > 1})
+            if doubled:
+                raise errors.ConfigError(f"two {kind} are called {doubled[0]!r}", fix="give them a `name`")
+        if not self.stages:
+            raise errors.ConfigError("a recipe needs at least one stage")
+        pretraining = [s for s in self.stages if s.role == "pretrain"]
+        if pretraining and self.budget is None:
+            raise errors.ConfigError("no budget given", fix="--budget 3e18, or Recipe.budget = '3e18'")
+        if pretraining and abs(sum(s.share for s in pretraining) - 1) > 1e-6:
+            raise errors.ConfigError(
+                f"the shares of the pre-training stages sum to {sum(s.share for s in pretraining):g}",
+                fix="set Stage.share of each so that they sum to 1",
+            )
+        if min(self.log_every, self.checkpoint_every) < 1:
+            raise errors.ConfigError("log_every and checkpoint_every count steps: at least 1")
+        for place, stage in enumerate(self.stages):
+            for init in stage.init:
+                if init.stage is not None and init.stage not in names[:place]:
+                    raise errors.ConfigError(
+                        f"stage {stage.label!r} starts from {init.stage!r}{errors.suggest(init.stage, names)}",
+                        why=f"the stages before it are {names[:place]}",
+                    )
+        for evaluation in self.evaluations:
+            if evaluation.stage is not None and evaluation.stage not in names:
+                raise errors.ConfigError(f"evaluation {evaluation.label!r} names stage {evaluation.stage!r}")
+
+    def allotted(self, stage: Stage) -> budgets.Budget:
+        """The budget of a stage."""
+        if stage.role == "transfer":
+            return budgets.parse(stage.length or "")
+        return budgets.parse(self.budget if self.budget is not None else "").part(stage.share)

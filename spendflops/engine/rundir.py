@@ -1,0 +1,212 @@
+"""The run directory, the only storage: what was asked, what happened, what came out.
+
+``config.gin operative.gin config.json status.json metrics.jsonl ledger.jsonl events/ checkpoints/ logs/
+environment.json result.json``. The same command again goes on; another configuration in an existing directory is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from spendflops.contracts import errors
+
+PACKAGES = ("spendflops", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a whole file or nothing.
+
+    Raises:
+        errors.DataError: Disk full, read-only, not a directory.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path | str, error: OSError) -> errors.DataError:
+    """The error of a disk that does not take what is written."""
+    return errors.DataError(
+        f"cannot write {path}",
+        why=f"{os.strerror(error.errno) if error.errno else error}",
+        fix="make room or choose another --workdir; the same command goes on from the last checkpoint",
+    )
+
+
+@dataclasses.dataclass
+class RunDir:
+    """An open run directory.
+
+    Attributes:
+        path: The folder.
+        config: What was asked, as JSON.
+        resolved: Steps and FLOPs a step by stage, fixed when the directory was made.
+        fresh: Whether it was made just now.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    resolved: dict[str, Any] | None
+    fresh: bool
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunDir:
+        """Makes the directory, or opens it if it holds a run of the same configuration.
+
+        Raises:
+            errors.ConfigError: It holds another configuration; the difference is printed.
+            errors.DataError: It cannot be written.
+        """
+        folder = Path(path)
+        try:
+            for part in ("", "checkpoints", "events", "logs"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        existing = folder / "config.json"
+        if not existing.exists():
+            return cls(path=folder, config=dict(config), resolved=None, fresh=True)
+        stored = json.loads(existing.read_text(encoding="utf-8"))
+        given = json.loads(json.dumps(config))
+        if stored["config"] != given:
+            raise errors.ConfigError(
+                f"{folder} holds a run of another configuration",
+                why="the difference is\n" + _difference(stored["config"], given),
+                fix="use another --workdir, or the configuration that it was made with",
+            )
+        return cls(path=folder, config=given, resolved=stored["resolved"], fresh=False)
+
+    def settle(self, resolved: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+        """Writes what the run is: resolved budget, configuration texts, environment. Once, when it is new."""
+        if not self.fresh:
+            return
+        for name, text in texts.items():
+            write_atomically(self.path / name, text)
+        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=1, sort_keys=True))
+        self.resolved = dict(resolved)
+        body = {"config": self.config, "resolved": self.resolved}
+        write_atomically(self.path / "config.json", json.dumps(body, indent=1, sort_keys=True))
+
+    def status(self, **fields: Any) -> None:
+        """Writes ``status.json``: state, heartbeat, exit code."""
+        write_atomically(self.path / "status.json", json.dumps({"time": time.time(), **fields}, sort_keys=True))
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status, empty if there is none."""
+        return read_json(self.path / "status.json") or {}
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run."""
+        return read_json(self.path / "result.json")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Refuses a second process on the same directory. A lock of a process that is gone is taken over."""
+        lock = self.path / ".lock"
+        me = f"{socket.gethostname()}:{os.getpid()}"
+        while True:
+            try:
+                descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                break
+            except FileExistsError:
+                holder = _holder(lock)
+                if holder and _alive(holder):
+                    raise errors.ConfigError(
+                        f"{self.path} is in use by process {holder}",
+                        fix="wait for it, or choose another --workdir",
+                    ) from None
+                with contextlib.suppress(FileNotFoundError):
+                    lock.unlink()
+        with os.fdopen(descriptor, "w") as file:
+            file.write(me)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                lock.unlink()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file, None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _holder(lock: Path) -> str | None:
+    try:
+        return lock.read_text() or None
+    except FileNotFoundError:
+        return None
+
+
+def _alive(holder: str) -> bool:
+    host, _, pid = holder.rpartition(":")
+    if host != socket.gethostname():
+        # Another machine's process cannot be asked; its lock holds.
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()
+
+
+def _difference(old: Any, new: Any) -> str:
+    before, after = (json.dumps(x, indent=1, sort_keys=True).splitlines() for x in (old, new))
+    lines = [d for d in difflib.unified_diff(before, after, "stored", "given", lineterm="", n=1)]
+    return "\n".join(lines[:40])
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine."""
+    import jax
+
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {p: importlib.metadata.version(p) for p in PACKAGES},
+        "devices": [d.device_kind for d in jax.devices()],
+        "backend": jax.default_backend(),
+        "cores": os.cpu_count(),
+    }
+
+
+class Progress:
+    """The step that was reached, written at every step: after ``kill -9`` it tells how many steps were lost."""
+
+    def __init__(self, path: Path):
+        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+
+    def read(self) -> tuple[int, int]:
+        """(attempt, step); (0, 0) when there is nothing."""
+        words = os.pread(self._descriptor, 64, 0).split()
+        return (int(words[0]), int(words[1])) if len(words) == 2 else (0, 0)
+
+    def write(self, attempt: int, step: int) -> None:
+        """One small write: a few microseconds."""
+        os.pwrite(self._descriptor, b"%10d %20d\n" % (attempt, step), 0)
+
+    def close(self) -> None:
+        """Releases the file."""
+        os.close(self._descriptor)

@@ -1,0 +1,74 @@
+"""The two compiled functions of a run: one training step, one prediction. Phases are named scopes set here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from spendflops.contracts.objective import Objective
+from spendflops.contracts.types import Batch, Context
+from spendflops.engine.optim import Optimizer
+from spendflops.engine.state import Definition, Tree, flatten, teacher_of, unflatten
+
+
+def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tuple[Tree, dict[str, Array]]]:
+    """``(state, batch, run) -> (state, metrics)`` for one step.
+
+    ``run`` is ``{"key", "steps"}``: the stage's random key and its length are arguments, so that one compilation serves
+    every budget and seed. Metrics are float32 scalars: ``loss``, the objective's own, ``lr``, ``grad_norm``.
+    """
+    objective = definition.example
+    trained = frozenset(optimizer.trained(definition.params, objective))
+
+    def step(state: Tree, batch: Batch, run: Mapping[str, Array]) -> tuple[Tree, dict[str, Array]]:
+        key = jax.random.fold_in(run["key"], state["step"])
+        ctx = Context(key=key, step=state["step"], steps=run["steps"], train=True)
+        flat = flatten(state["params"])
+        fixed = {p: x for p, x in flat.items() if p not in trained}
+
+        targets = None
+        if objective.teacher or type(objective).targets is not Objective.targets:
+            with jax.named_scope("targets"):
+                teacher = definition.merge({**state["params"], **state["ema"]}, state["stats"])
+                targets = jax.lax.stop_gradient(teacher.targets(batch, ctx))
+
+        def forward(moving: dict[str, Array]) -> tuple[Array, tuple[dict[str, Array], Tree]]:
+            with jax.named_scope("forward"):
+                module = definition.merge(unflatten({**fixed, **moving}), state["stats"])
+                loss = module.loss(batch, targets, ctx)
+                return loss.value.astype(jnp.float32), (dict(loss.metrics), definition.stats_of(module))
+
+        moving = {p: flat[p] for p in flat if p in trained}
+        (value, (metrics, stats)), gradients = jax.value_and_grad(forward, has_aux=True)(moving)
+
+        with jax.named_scope("update"):
+            params, opt, shown = optimizer.update(
+                gradients, state["opt"], state["params"], objective=objective, ctx=ctx
+            )
+            ema = state["ema"]
+            if objective.teacher:
+                decay = objective.teacher_decay(ctx)
+                ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, teacher_of(objective, params))
+
+        new = {"step": state["step"] + 1, "params": params, "stats": stats, "ema": ema, "opt": opt}
+        return new, {"loss": value, **metrics, **shown}
+
+    return step
+
+
+def predict_step(
+    definition: Definition, want: tuple[str, ...], evaluators: tuple[tuple[str, Any], ...]
+) -> Callable[[Tree, Tree, Batch], dict[str, Any]]:
+    """``(params, stats, batch) -> {evaluator: {"metrics", "rows"}}``: one prediction feeds every evaluator."""
+
+    def step(params: Tree, stats: Tree, batch: Batch) -> dict[str, Any]:
+        ctx = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32), steps=jnp.ones((), jnp.int32), train=False)
+        with jax.named_scope("predict"):
+            predictions = definition.merge(params, stats).predict(batch, ctx, want=want)
+            return {name: dict(evaluator.step(predictions, batch, ctx)) for name, evaluator in evaluators}
+
+    return step

@@ -1,0 +1,1 @@
+"""Layers: attention, blocks, positions, patch embedding, pooling, Linear accumulating into float32."""

@@ -1,0 +1,125 @@
+"""The pre-LN transformer block of the ViT family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from spendflops.contracts.errors import ConfigError, suggest
+from spendflops.contracts.types import Context
+from spendflops.parts.nn.attention import Attention
+from spendflops.parts.nn.initialisers import Scheme, scheme
+from spendflops.parts.nn.linear import Linear
+from spendflops.parts.nn.norm import LayerNorm
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "erf": lambda x: jax.nn.gelu(x, approximate=False),
+    "tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+"""GELU (Hendrycks and Gimpel 2016): exact, its tanh form, and OpenAI CLIP's sigmoid form."""
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The GELU called ``name``.
+
+    Raises:
+        ConfigError: An unknown name.
+    """
+    if name not in ACTIVATIONS:
+        known = list(ACTIVATIONS)
+        raise ConfigError(f"unknown gelu {name!r}{suggest(name, known)}", why=f"known: {', '.join(known)}")
+    return ACTIVATIONS[name]
+
+
+def drop_path(x: Float[Array, "B ..."], rate: float, key: Array) -> Float[Array, "B ..."]:
+    """Zeroes whole examples with probability ``rate`` and divides the others by ``1 - rate`` (Huang et al. 2016)."""
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, shape), x / (1 - rate), 0)
+
+
+def drop_path_rates(rate: float, depth: int) -> tuple[float, ...]:
+    """Rates that grow linearly from 0 in the first block to ``rate`` in the last."""
+    return tuple(i * rate / max(depth - 1, 1) for i in range(depth))
+
+
+class Mlp(nnx.Module):
+    """Linear, GELU, linear.
+
+    Args:
+        dim: Width of input and output.
+        hidden: Width between.
+        rngs: Source of the initial values.
+        gelu: "erf", "tanh" or "quick".
+        init: Initial distributions.
+        compute_dtype: Of the operands of the products.
+    """
+
+    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, gelu: str, init: Scheme, compute_dtype=None):
+        options = {"kernel_init": init.kernel, "bias_init": init.mlp_bias, "compute_dtype": compute_dtype}
+        activation(gelu)
+        self.gelu = gelu
+        self.fc1 = Linear(dim, hidden, rngs=rngs, **options)
+        self.fc2 = Linear(hidden, dim, rngs=rngs, **options)
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        return self.fc2(activation(self.gelu)(self.fc1(x)))
+
+
+class Block(nnx.Module):
+    """x += attention(LN(x)); x += MLP(LN(x)).
+
+    Args:
+        dim: Width of the tokens.
+        heads: Attention heads.
+        rngs: Source of the initial values.
+        mlp_ratio: Hidden width of the MLP over ``dim``.
+        qkv_bias: Whether the fused projection has a bias.
+        gelu: "erf", "tanh" or "quick".
+        eps: Of both layer norms.
+        drop_path: Probability of leaving out each branch of an example, in training.
+        init: Name of the initialisation scheme.
+        compute_dtype: Of the operands of the products.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        rngs: nnx.Rngs,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        gelu: str = "erf",
+        eps: float = 1e-6,
+        drop_path: float = 0.0,
+        init: str = "mae",
+        compute_dtype=None,
+    ):
+        start = scheme(init)
+        self.norm1, self.norm2 = LayerNorm(dim, eps=eps), LayerNorm(dim, eps=eps)
+        self.attn = Attention(
+            dim,
+            heads,
+            rngs=rngs,
+            qkv_bias=qkv_bias,
+            qkv_init=start.qkv,
+            kernel_init=start.kernel,
+            compute_dtype=compute_dtype,
+        )
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), rngs=rngs, gelu=gelu, init=start, compute_dtype=compute_dtype)
+        self.drop_path = drop_path
+
+    def __call__(
+        self, x: Float[Array, "B N D"], ctx: Context, *, mask: Bool[Array, "B 1 N N"] | None = None
+    ) -> Float[Array, "B N D"]:
+        """``ctx`` must be this block's own (``ctx.scoped``): blocks that share one would drop the same examples."""
+        x = x + self._survive(self.attn(self.norm1(x), mask=mask), ctx, "attn")
+        return x + self._survive(self.mlp(self.norm2(x)), ctx, "mlp")
+
+    def _survive(self, y: Array, ctx: Context, name: str) -> Array:
+        return drop_path(y, self.drop_path, ctx.fork(name)) if ctx.train and self.drop_path else y

@@ -1,0 +1,115 @@
+"""Products that accumulate into float32, forward and backward, whatever dtype their operands have.
+
+With ``preferred_element_type=float32`` alone only the forward product accumulates into float32: JAX's transpose rule
+gives the backward products the dtype of the operands. Here all three products are written out.
+"""
+
+from __future__ import annotations
+
+import functools
+import string
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from spendflops.contracts.errors import ConfigError, suggest
+from spendflops.parts.nn.initialisers import Initialiser, xavier_uniform, zeros
+
+COMPUTE_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+"""Names in gin files -> dtype of the operands of products. None: as they are (float32, or float64 in tests)."""
+
+
+def compute_dtype(name: str):
+    """The dtype behind a name of :data:`COMPUTE_DTYPES`.
+
+    Raises:
+        ConfigError: An unknown name.
+    """
+    if name not in COMPUTE_DTYPES:
+        known = list(COMPUTE_DTYPES)
+        raise ConfigError(f"unknown compute_dtype {name!r}{suggest(name, known)}", why=f"known: {', '.join(known)}")
+    return COMPUTE_DTYPES[name]
+
+
+def einsum(spec: str, a: Array, b: Array, *, dtype=None) -> Array:
+    """``jnp.einsum`` of two operands with products in ``dtype`` and sums in float32.
+
+    Args:
+        spec: Without ellipses. Every letter of an operand must be in the other operand or in the result, so that the
+            backward products are einsums of the same letters.
+        a: First operand.
+        b: Second operand.
+        dtype: Dtype that the operands are rounded to; None computes in the operands' promoted dtype.
+
+    Returns:
+        float32, or the promoted dtype of the operands where ``dtype`` is None.
+    """
+    if dtype is None:
+        return jnp.einsum(spec, a, b)
+    return _einsum(spec, dtype, a.astype(jnp.float32), b.astype(jnp.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _einsum(spec: str, dtype, a: Array, b: Array) -> Array:
+    return _product(spec, a.astype(dtype), b.astype(dtype))
+
+
+def _product(spec: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+
+
+def _forward(spec, dtype, a, b):
+    a, b = a.astype(dtype), b.astype(dtype)
+    return _product(spec, a, b), (a, b)
+
+
+def _backward(spec, dtype, saved, g):
+    a, b = saved
+    operands, out = spec.split("->")
+    left, right = operands.split(",")
+    g = g.astype(dtype)
+    return _product(f"{out},{right}->{left}", g, b), _product(f"{left},{out}->{right}", a, g)
+
+
+_einsum.defvjp(_forward, _backward)
+
+
+def matmul(x: Float[Array, "*B I"], kernel: Float[Array, "I O"], *, dtype=None) -> Float[Array, "*B O"]:
+    """``x @ kernel`` by :func:`einsum`; the leading axes stay as they are, so that their sharding does, too."""
+    lead = string.ascii_lowercase[: x.ndim - 1]
+    return einsum(f"{lead}y,yz->{lead}z", x, kernel, dtype=dtype)
+
+
+class Linear(nnx.Module):
+    """``x @ kernel + bias``. Parameters are float32.
+
+    Args:
+        inputs: Width of the input.
+        outputs: Width of the output.
+        rngs: Source of the initial values.
+        bias: Whether there is a bias.
+        kernel_init: Of ``kernel`` [inputs, outputs].
+        bias_init: Of ``bias`` [outputs].
+        compute_dtype: Dtype of the operands of the product, see :func:`einsum`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        kernel_init: Initialiser = xavier_uniform,
+        bias_init: Initialiser = zeros,
+        compute_dtype=None,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), (outputs,), jnp.float32)) if bias else None
+        self.compute_dtype = compute_dtype
+
+    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
+        y = matmul(x, self.kernel[...], dtype=self.compute_dtype)
+        return y if self.bias is None else y + self.bias[...]

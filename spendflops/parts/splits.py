@@ -1,0 +1,135 @@
+"""Splits and parts of splits, written as text: ``train``, ``train[0/2]``, ``train[:512]``, ``train[0/2][:512]``.
+
+``train[0/2]`` is part 0 of 2 disjoint parts of a fixed permutation, ``[:512]`` the first 512 examples of what stands
+before it, in the order of that permutation. So ``train[:512]`` lies in ``train[:1024]``, and ``train[0/2][:512]``
+shares nothing with ``train[1/2]``. The permutation depends on the seed and the number of examples alone.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from spendflops.contracts.dataset import Source
+from spendflops.contracts.errors import ConfigError, DataError
+from spendflops.contracts.types import Sample
+
+_SYNTAX = re.compile(r"(?P<name>[A-Za-z0-9_.\-]+)(?:\[(?P<part>\d+)/(?P<parts>\d+)\])?(?:\[:(?P<count>\d+)\])?")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """A named split and the part of it that is meant: part ``part`` of ``parts``, of that the first ``count``."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
+    count: int | None = None
+
+    def __str__(self) -> str:
+        part = f"[{self.part}/{self.parts}]" if self.parts > 1 else ""
+        return self.name + part + ("" if self.count is None else f"[:{self.count}]")
+
+
+def parse_split(text: str) -> Split:
+    """Reads ``name``, ``name[i/n]``, ``name[:k]`` or ``name[i/n][:k]``.
+
+    Raises:
+        ConfigError: Another syntax, a part that does not exist, or no examples at all.
+    """
+    match = _SYNTAX.fullmatch(text)
+    if match is None:
+        raise ConfigError(
+            f"split {text!r} cannot be read",
+            why="a split is name, name[i/n], name[:k] or name[i/n][:k]",
+            fix="write for example train[0/2][:512]",
+        )
+    part, parts = int(match["part"] or 0), int(match["parts"] or 1)
+    count = None if match["count"] is None else int(match["count"])
+    if part >= parts:
+        raise ConfigError(f"split {text!r}: there is no part {part} of {parts}", fix="parts count from 0")
+    if count == 0:
+        raise ConfigError(f"split {text!r} has no examples", fix="ask for at least one: [:1]")
+    return Split(name=match["name"], part=part, parts=parts, count=count)
+
+
+def permutation(count: int, seed: int = 0) -> Int64[np.ndarray, " count"]:
+    """A permutation of 0..count-1 that stays the same for ever.
+
+    The order of Philox words: NumPy promises the stream of a bit generator, but not that of its ``permutation``.
+
+    Args:
+        count: How many.
+        seed: 0 or more.
+    """
+    return np.argsort(np.random.Philox(key=seed).random_raw(count), kind="stable")
+
+
+class Subset:
+    """The examples ``indices`` of a source, in that order."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
+        self._source, self._indices = source, np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self._indices):
+            raise IndexError(f"index {index} of {len(self._indices)} examples")
+        return self._source[int(self._indices[index])]
+
+    def __repr__(self) -> str:
+        return f"Subset({len(self)} of {self._source!r})"
+
+
+def select(source: Source, split: Split | str, *, seed: int = 0) -> Source:
+    """The part of ``source`` that ``split`` means, the source itself where that is all; the name is not looked at.
+
+    Raises:
+        ConfigError: A text that is not a split.
+        DataError: More examples than there are, or a part without any.
+    """
+    split = parse_split(split) if isinstance(split, str) else split
+    if split.parts == 1 and split.count is None:
+        return source
+    total = len(source)
+    indices = permutation(total, seed)
+    indices = indices[total * split.part // split.parts : total * (split.part + 1) // split.parts]
+    wanted = 1 if split.count is None else split.count
+    if wanted > len(indices):
+        raise DataError(
+            f"split {split} asks for {wanted} examples of {len(indices)}",
+            why=f"{split.name} has {total} examples in {split.parts} part(s)",
+            fix="ask for fewer examples or fewer parts",
+        )
+    return Subset(source, indices[: split.count])
+
+
+def overlap(sources: Mapping[str, Source], *, threads: int | None = None) -> dict[tuple[str, str], int]:
+    """How many different images each pair of sources has in common, by the digest of their stored bytes.
+
+    Reads every image once. A copy that was encoded again counts as another image.
+
+    Args:
+        sources: By name.
+        threads: Readers; by default two a core.
+    """
+    with concurrent.futures.ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)) as pool:
+        digests = {name: set(pool.map(_Digest(source), range(len(source)))) for name, source in sources.items()}
+    return {(a, b): len(digests[a] & digests[b]) for a, b in itertools.combinations(sources, 2)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Digest:
+    source: Source
+
+    def __call__(self, index: int) -> str:
+        return self.source[index]["image"].digest()

@@ -1,0 +1,304 @@
+"""The rows of a report: what was spent, on what, and what it scored. Plain data, without jax."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from spendflops.accounts.footprint import Footprint
+from spendflops.contracts.errors import ConfigError, DataError
+
+SCHEMA = 1
+FLOP_KINDS = ("pretrain", "transfer", "evaluate", "wasted")
+PHASES = ("augment", "targets", "forward", "backward", "update", "predict", "other")
+Cost = Literal["paid", "pretrain"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What must be equal for two scores to be compared at all."""
+
+    evaluator: str
+    protocol: str
+    metric: str
+    dataset: str
+    split: str
+    higher_is_better: bool
+    unit: str
+
+    @property
+    def sign(self) -> int:
+        """1 if more is better, else -1."""
+        return 1 if self.higher_is_better else -1
+
+    @property
+    def place(self) -> str:
+        """Data set and split that were scored, e.g. ``shapes/test``."""
+        return "/".join(part for part in (self.dataset, self.split) if part)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number of one evaluation of one run.
+
+    Attributes:
+        value: Finite, in ``unit``.
+        sd: Sample standard deviation (divisor n - 1) of the ``n`` values that ``value`` is the mean of.
+        spread: What the ``n`` values are, e.g. ``"3 label subsets"``.
+        dataset: The data that were scored, not those of pre-training.
+        unit: ``"%"``, or empty for a pure number.
+
+    Raises:
+        DataError: Not finite, or a standard deviation of fewer than two values.
+    """
+
+    evaluator: str
+    protocol: str
+    metric: str
+    value: float
+    sd: float | None = None
+    n: int = 1
+    spread: str = ""
+    higher_is_better: bool = True
+    dataset: str = ""
+    split: str = ""
+    unit: str = ""
+
+    def __post_init__(self):
+        if not math.isfinite(self.value) or (self.sd is not None and not math.isfinite(self.sd)):
+            raise DataError(
+                f"the score {self.metric} of {self.protocol} is {self.value} with sd {self.sd}",
+                why="a number that is not finite has no place on an axis",
+                fix="give the row the status 'failed: ...' and leave the score out",
+            )
+        if self.sd is not None and (self.n < 2 or self.sd < 0):
+            raise DataError(
+                f"the score {self.metric} of {self.protocol} has sd {self.sd} of {self.n} value(s)",
+                why="a standard deviation needs two values and is not negative",
+                fix="give n, the number of values, or no sd",
+            )
+
+    @property
+    def axis(self) -> Axis:
+        """The axis this score belongs to."""
+        return Axis(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Axis)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run of one seed.
+
+    Attributes:
+        label: The method or baseline: ``"mae"``, ``"random"``, ``"scratch"``, ``"fine-tune of mae"``.
+        kind: ``"baseline"`` for what needs no pre-training method; ``"transfer"`` for a run that starts from another
+            row's weights.
+        dataset: The data of pre-training; empty where there was none.
+        budget: FLOPs that were to be spent on pre-training.
+        flops: Model FLOPs by kind (``FLOP_KINDS``). ``pretrain`` of a transfer row is that of the weights it starts
+            from; ``None`` is unknown. A score that needed a transfer of its own is a row of its own.
+        hardware_flops: FLOPs of the compiled pre-training programs, or ``None`` with a ``hardware_reason``.
+        phases: FLOPs of pre-training by phase (``PHASES``).
+        epochs: How often the pre-training data were seen, on average; ``None`` for endless data.
+        seconds: Wall time by kind (``FLOP_KINDS``); like ``flops``, ``pretrain`` of a transfer row is the parent's.
+        status: ``"ok"`` or ``"failed: reason"``.
+        footprint: Of all of ``seconds``.
+        settings: Options by name, for the table of what differs; values are printed with ``str``.
+        folder: The run directory.
+    """
+
+    run_id: str
+    label: str
+    kind: Literal["method", "baseline", "transfer"] = "method"
+    backbone: str
+    dataset: str
+    seed: int
+    budget: int | None = None
+    flops: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+    hardware_flops: int | None = None
+    hardware_reason: str = ""
+    phases: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    images_seen: int = 0
+    epochs: float | None = None
+    steps: int = 0
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    device: str = ""
+    scores: tuple[Score, ...] = ()
+    status: str = "ok"
+    footprint: Footprint | None = None
+    config_hash: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    folder: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "scores", tuple(self.scores))
+        for field, known in (("flops", FLOP_KINDS), ("seconds", FLOP_KINDS), ("phases", PHASES)):
+            unknown = sorted(set(getattr(self, field)) - set(known))
+            if unknown:
+                raise ConfigError(
+                    f"row {self.run_id}: {field} has the keys {unknown}",
+                    why=f"the keys of {field} are {list(known)}",
+                    fix="add what has no name of its own to 'other' or to 'evaluate'",
+                )
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run finished."""
+        return self.status == "ok"
+
+    def cost(self, which: Cost = "paid") -> int | None:
+        """FLOPs on the axis: ``paid`` is pre-training + transfer. ``None`` if a part is unknown."""
+        parts = [self.flops.get(kind, 0) for kind in (("pretrain",) if which == "pretrain" else FLOP_KINDS[:2])]
+        return None if any(part is None for part in parts) else sum(part or 0 for part in parts)
+
+    def own(self, kind: str) -> int:
+        """FLOPs of a kind that this run spent itself: the parent of a transfer row has a row of its own."""
+        return 0 if kind == "pretrain" and self.kind == "transfer" else self.flops.get(kind) or 0
+
+    @property
+    def own_share(self) -> float:
+        """The part of ``seconds`` (and of the footprint) that this run spent itself."""
+        total = sum(self.seconds.values())
+        parent = self.seconds.get("pretrain", 0.0) if self.kind == "transfer" else 0.0
+        return 1 - parent / total if total else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, numbers and strings; FLOPs stay exact integers."""
+        plain = {name: dict(value) for name, value in vars(self).items() if isinstance(value, Mapping)}
+        footprint = None if self.footprint is None else dataclasses.asdict(self.footprint)
+        return {**vars(self), **plain, "scores": [dataclasses.asdict(s) for s in self.scores], "footprint": footprint}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Row:
+        """The inverse of :meth:`to_json`."""
+        footprint = data.get("footprint")
+        scores = tuple(Score(**score) for score in data.get("scores", ()))
+        return cls(**{**data, "scores": scores, "footprint": Footprint(**footprint) if footprint else None})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """How many images two roles share, by content hash: a score on images that were trained on is not a test."""
+
+    a: str
+    b: str
+    shared: int
+    a_images: int
+    b_images: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that a report page shows.
+
+    Attributes:
+        question: What the study asks, one sentence.
+        created: ISO 8601.
+        protocols: What a protocol id means, one paragraph each.
+        notes: Warnings to read before the results, e.g. a budget below one epoch.
+        command: What reproduces the study.
+        budget: FLOPs at which the question is answered; the largest one of the rows by default.
+    """
+
+    title: str
+    question: str
+    created: str
+    rows: tuple[Row, ...]
+    assumptions: tuple[str, ...] = ()
+    protocols: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    overlap: tuple[Overlap, ...] = ()
+    notes: tuple[str, ...] = ()
+    command: str = ""
+    citation: str = ""
+    budget: int | None = None
+
+    def __post_init__(self):
+        for name in ("rows", "assumptions", "overlap", "notes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        """The rows that did not finish."""
+        return tuple(row for row in self.rows if not row.ok)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with a ``schema`` number."""
+        return {
+            "schema": SCHEMA,
+            **vars(self),
+            "rows": [row.to_json() for row in self.rows],
+            "assumptions": list(self.assumptions),
+            "protocols": dict(self.protocols),
+            "overlap": [dataclasses.asdict(item) for item in self.overlap],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The inverse of :meth:`to_json`; what a writer added beside it (``analysis``) is computed again, not read.
+
+        Raises:
+            DataError: Another schema.
+        """
+        if data.get("schema") != SCHEMA:
+            raise DataError(
+                f"a report of schema {data.get('schema')!r}",
+                why=f"this version reads schema {SCHEMA}",
+                fix="render the report again from the run folders",
+            )
+        known = {field.name for field in dataclasses.fields(cls)}
+        plain = {name: value for name, value in data.items() if name in known}
+        rows = tuple(Row.from_json(row) for row in data["rows"])
+        return cls(**{**plain, "rows": rows, "overlap": tuple(Overlap(**item) for item in data.get("overlap", ()))})
+
+
+def axes(rows: Iterable[Row]) -> list[Axis]:
+    """The axes of the finished rows, in order of appearance."""
+    return list(dict.fromkeys(score.axis for row in rows if row.ok for score in row.scores))
+
+
+def csv_text(rows: Iterable[Row]) -> str:
+    """One line a row and score (one line for a row without any), with exact integers and empty cells for unknowns."""
+    lines = [_flat(row, score) for row in rows for score in (row.scores or (None,))]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+_ROW_COLUMNS = ("run_id", "label", "kind", "backbone", "dataset", "seed", "budget")
+_SCORE_COLUMNS = ("evaluator", "protocol", "metric", "value", "sd", "n", "spread", "higher_is_better", "unit")
+_FOOTPRINT_COLUMNS = ("basis", "hours", "watts", "intensity_g_per_kwh", "pue", "kwh", "kg")
+_REST = ("images_seen", "epochs", "steps", "device", "hardware_flops", "hardware_reason", "config_hash", "folder")
+_COLUMNS = (
+    *_ROW_COLUMNS,
+    "status",
+    *_SCORE_COLUMNS,
+    "eval_dataset",
+    "eval_split",
+    "flops_paid",
+    *(f"flops_{kind}" for kind in FLOP_KINDS),
+    *(f"phase_{name}" for name in PHASES),
+    *(f"seconds_{kind}" for kind in FLOP_KINDS),
+    *(f"footprint_{name}" for name in _FOOTPRINT_COLUMNS),
+    *_REST,
+)
+
+
+def _flat(row: Row, score: Score | None) -> dict[str, Any]:
+    line = {name: getattr(row, name) for name in (*_ROW_COLUMNS, "status", *_REST)}
+    line["flops_paid"] = row.cost()
+    line.update({f"flops_{kind}": row.flops.get(kind) for kind in FLOP_KINDS})
+    line.update({f"phase_{name}": row.phases.get(name) for name in PHASES})
+    line.update({f"seconds_{kind}": row.seconds.get(kind) for kind in FLOP_KINDS})
+    if score is not None:
+        line.update({name: getattr(score, name) for name in _SCORE_COLUMNS})
+        line.update(eval_dataset=score.dataset, eval_split=score.split)
+    if row.footprint is not None:
+        line.update({f"footprint_{name}": getattr(row.footprint, name) for name in _FOOTPRINT_COLUMNS})
+    return line

@@ -1,0 +1,1 @@
+"""One static page: tables, chart, protocol, assumptions."""

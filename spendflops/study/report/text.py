@@ -1,0 +1,166 @@
+"""Numbers as text, the same everywhere, and the sentence that answers the question."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from spendflops.study.compare import Comparison, Estimate
+from spendflops.study.frontier import Analysis, Candidate, Verdict
+from spendflops.study.points import Axis
+
+UNKNOWN = "unknown"
+NONE = "–"
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+
+
+def esc(text: object) -> str:
+    """Text that is safe in HTML and in attributes."""
+    return html.escape(str(text), quote=True)
+
+
+def flops(value: float | None) -> str:
+    """``2.00e12``, ``0`` or ``unknown``."""
+    if value is None:
+        return UNKNOWN
+    if not value:
+        return "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def human(value: float | None, unit: str = "FLOP") -> str:
+    """``2.00 TFLOP``, ``41.0 k``: three digits and a prefix of 1000."""
+    if value is None:
+        return UNKNOWN
+    power = 0
+    while power < len(_PREFIXES) - 1 and abs(value) >= 999.5:
+        value, power = value / 1000, power + 1
+    digits = f"{value:.0f}" if power == 0 and float(value).is_integer() else digits3(value)
+    return f"{digits} {_PREFIXES[power]}{unit}".strip()
+
+
+def digits3(value: float) -> str:
+    """Three significant digits without an exponent (below a thousand)."""
+    size = abs(value)
+    return f"{value:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f}"
+
+
+def duration(seconds: float) -> str:
+    """``41 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s" if seconds >= 9.95 or seconds == 0 else f"{seconds:.1f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 359_640 else f"{seconds / 3600:.0f} h"
+
+
+def mass(kg: float | None) -> str:
+    """CO2e as ``1.2 g``, ``340 g``, ``12.0 kg``."""
+    if kg is None:
+        return UNKNOWN
+    if kg == 0:
+        return "0 g"
+    grams = kg * 1000
+    return human(grams, "g") if grams >= 0.995 else f"{grams * 1000:.3g} mg"
+
+
+def number(value: float, axis: Axis, *, signed: bool = False) -> str:
+    """A score or a difference of scores, without its unit."""
+    places = 1 if axis.unit == "%" else 3
+    return f"{value:{'+' if signed else ''}.{places}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def unit(axis: Axis) -> str:
+    """The unit after a number, with its space."""
+    return f" {axis.unit}" if axis.unit else ""
+
+
+def score(estimate: Estimate, axis: Axis) -> str:
+    """``81.3 % ± 1.2``, where ± is one standard deviation."""
+    text = f"{number(estimate.value, axis)}{unit(axis)}"
+    return text if estimate.sd is None else f"{text} ± {number(estimate.sd, axis)}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def verdict(item: Verdict) -> str:
+    """The verdict of a row in words."""
+    axis = item.point.axis
+    if item.status == "floor":
+        return "baseline, nothing spent"
+    if item.status == "on the front":
+        ties = f"; not distinguishable from {_others(item)}" if item.ties else ""
+        return f"on the front{ties}"
+    assert item.against is not None and item.comparison is not None
+    name = f"{item.against.name} at {flops(item.against.flops)}"
+    if item.comparison.margin is None:
+        return f"not distinguishable from {name}: no spread is known"
+    gap = number(-item.comparison.difference, axis)
+    margin = number(item.comparison.margin, axis)
+    if item.status == "behind":
+        return f"behind {name} by {gap} (more than {margin})"
+    return f"not distinguishable from {name}: {gap} is within {margin}"
+
+
+def _others(item: Verdict) -> str:
+    return listing([f"{p.name} at {flops(p.flops)}" for p in item.ties])
+
+
+def against_random(item: Comparison | None, axis: Axis) -> str:
+    """How a point compares with a random backbone."""
+    if item is None:
+        return NONE
+    gap = number(item.difference, axis, signed=True)
+    if not item.distinguishable:
+        return f"not distinguishable ({gap})"
+    return f"{'above' if item.difference > 0 else 'below'} ({gap})"
+
+
+def what(axis: Axis) -> str:
+    """What an axis shows, in words."""
+    place = f" on {axis.place}" if axis.place else ""
+    return f"{axis.metric}{place} ({axis.protocol})"
+
+
+def headline(analysis: Analysis) -> str:
+    """The sentence that answers the question on one axis."""
+    axis, found = analysis.axis, analysis.answer
+    if found is None:
+        return f"Nothing finished that could be placed on {what(axis)}."
+    where = f" on {axis.dataset}" if axis.dataset else ""
+    best, ties = found.candidates[0], list(found.ties)
+    floor = [c for c in found.candidates if c.random and not c.random.distinguishable]
+    below = [c for c in found.candidates if c.random and c.random.distinguishable and c.random.difference < 0]
+    start = f"At {flops(found.budget)} FLOPs{where}: "
+    lead = f"{best.name} ({_spent(best, found.budget)}{score(best.estimate, axis)})"
+    parts = []
+    if len(found.candidates) == 1:
+        parts.append(f"only {lead} was measured")
+    elif ties:
+        parts.append(f"{lead} scores highest, {listing([_short(c, axis) for c in ties])} not distinguishable from it")
+    else:
+        parts.append(f"{best.name} leads ({_spent(best, found.budget)}{score(best.estimate, axis)})")
+    behind = [c for c in found.behind if c not in floor and c not in below]
+    if behind:
+        parts.append(f"{listing([_short(c, axis) for c in behind])} {'is' if len(behind) == 1 else 'are'} behind")
+    if floor:
+        names = listing([c.name for c in floor])
+        parts.append(f"{names} {'is' if len(floor) == 1 else 'are'} not distinguishable from a random backbone")
+    if below:
+        parts.append(f"{listing([c.name for c in below])} {'is' if len(below) == 1 else 'are'} below a random backbone")
+    if found.missing:
+        parts.append(f"{listing(list(found.missing))} measured only at higher cost")
+    return start + "; ".join(parts) + "."
+
+
+def _short(item: Candidate, axis: Axis) -> str:
+    return f"{item.name} ({number(item.estimate.value, axis)}{unit(axis)})"
+
+
+def _spent(item: Candidate, budget: int) -> str:
+    """Names the cost of a candidate that stops well short of the budget."""
+    return f"measured up to {flops(item.flops)}, " if item.flops < 0.9 * budget else ""
