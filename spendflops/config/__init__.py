@@ -1,1 +1,5 @@
-"""The only place that imports gin: scan, load the plugins named, parse, check, build."""
+"""gin, caged: the only package that imports it. ``compose`` puts a configuration together, ``load`` builds it."""
+
+from spendflops.config.compose import Composition, Loaded, compose, load
+
+__all__ = ["Composition", "Loaded", "compose", "load"]

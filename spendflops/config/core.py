@@ -43,6 +43,9 @@ SLOTS = {
 }
 """Where a string ``'package.module:Class'`` or ``'name@distribution'`` names a plugin, and of which group."""
 
+PLUGINS = "plugins."
+"""``plugins.objectives.NAME = 'package.module:Class'`` says where ``objectives.NAME`` comes from."""
+
 UNBUILT = ("backbones", "objectives")
 """Groups that the core builds itself: referenced without ``()``."""
 
@@ -95,25 +98,56 @@ def load_named(scan: Scan) -> tuple[dict[str, Configurable], dict[tuple[str, str
         errors.PluginError: A plugin that is unknown, ambiguous, broken or no plugin.
     """
     strings = _strings(scan)
-    origin: dict[str, tuple[str, Binding]] = {}
+    origins = _declared(scan)
     for (group, string), binding in strings.items():
         selector = string_selector(group, string)
-        other = origin.setdefault(selector, (string, binding))
+        other = origins.setdefault(selector, (string, binding))
         if other[0] != string:
             raise errors.ConfigError(
                 f"{binding.place}: {string!r} and {other[0]!r} would both be called {selector}",
                 why=f"the other is at {other[1].place}",
-                fix="name one of the two classes differently",
+                fix=f"give one another name: {PLUGINS}{group}.NAME = {string!r}, and reference NAME",
             )
     found: dict[str, Configurable] = {}
-    for selector, binding in {**scan.selectors, **{s: b for s, (_, b) in origin.items()}}.items():
-        base = ".".join(selector.split(".")[:2])
-        given = origin[base][0] if base in origin else None
+    for selector, binding in {**scan.selectors, **{s: b for s, (_, b) in origins.items()}}.items():
         try:
-            found[selector] = _load(selector, given)
+            if selector.startswith(PLUGINS):
+                found[selector] = _declaration(selector, scan)
+            else:
+                origin = origins.get(".".join(selector.split(".")[:2]))
+                found[selector] = _load(selector, origin[0] if origin else None)
         except errors.ConfigError as error:
             raise type(error)(f"{binding.place}: {error.what}", why=error.why, fix=error.fix) from error
     return found, {key: string_selector(*key) for key in strings}
+
+
+def _declared(scan: Scan) -> dict[str, tuple[str, Binding]]:
+    """Selector -> the string that names its class, and the line that says so."""
+    found = {}
+    for binding in scan.effective.values():
+        if not binding.selector.startswith(PLUGINS):
+            continue
+        selector = f"{binding.selector.removeprefix(PLUGINS)}.{binding.parameter}"
+        if selector not in scan.selectors and f"{selector}.views" not in scan.selectors:
+            raise errors.ConfigError(
+                f"{binding.place}: {binding} is never used", fix=f"reference it as @{selector}, or delete the line"
+            )
+        if not isinstance(binding.value, str) or not (":" in binding.value or "@" in binding.value):
+            raise errors.ConfigError(
+                f"{binding.place}: {binding} cannot be {binding.value!r}",
+                fix="write 'package.module:Class' or 'name@distribution'",
+            )
+        found[selector] = (binding.value, binding)
+    return found
+
+
+def _declaration(selector: str, scan: Scan) -> Configurable:
+    group = selector.removeprefix(PLUGINS)
+    if group not in registry.GROUPS:
+        raise errors.ConfigError(f"nothing is called {selector!r}{errors.suggest(group, registry.GROUPS)}")
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    names = {b.parameter: inspect.Parameter(b.parameter, keyword) for b in scan.bindings if b.selector == selector}
+    return Configurable(selector, "core", dict, names, {})
 
 
 def string_selector(group: str, string: str) -> str:

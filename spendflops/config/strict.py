@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Mapping, Set
 from typing import Any
 
-from spendflops.config.core import Configurable, is_unbuilt
-from spendflops.config.scan import MACRO, Binding, Macro, Reference, Scan, label, within
+from spendflops.config.core import CORE, Configurable, is_unbuilt
+from spendflops.config.scan import Binding, Macro, Reference, Scan, label, within
 from spendflops.contracts import errors
 
 Calls = Mapping[tuple[str, str], Any]
@@ -72,13 +73,16 @@ def check_used(scan: Scan, calls: Calls) -> None:
     """Every effective binding had an effect on something that was built.
 
     A binding in scope S serves calls in S and below, unless a binding of the same parameter in a deeper scope is
-    nearer. Bindings of presets are defaults: one that a nearer binding hides is overridden, as it would be by an equal
-    key, and one for a plugin or a scope that this run does not use is idle.
+    nearer. Bindings of presets are defaults. One that a nearer binding hides is overridden, as it would be by an equal
+    key; one for a scope that this run does not use, or for a plugin that only a statement without effect references,
+    is idle.
     """
     effective = scan.effective
     used = {winner(effective, scope, selector, p) for scope, selector in calls for p in _bound(effective, selector)}
-    idle = [b for key, b in effective.items() if key not in used]
-    complaints = [c for b in idle if (c := _complaint(b, scan, calls))]
+    idle = [b for b in scan.bindings if effective[b.key] is not b or b.key not in used]
+    dropped = {r.selector for b in idle for r in within(b.value, Reference)}
+    complaints = [_complaint(b, scan, calls, dropped) for b in idle if effective[b.key] is b]
+    complaints = [c for c in complaints if c]
     if complaints:
         what = "a binding has" if len(complaints) == 1 else f"{len(complaints)} bindings have"
         whys, fixes = zip(*complaints, strict=True)
@@ -107,7 +111,7 @@ def _covers(scope: str, inner: str) -> bool:
     return not scope or inner == scope or inner.startswith(scope + "/")
 
 
-def _complaint(binding: Binding, scan: Scan, calls: Calls) -> tuple[str, str] | None:
+def _complaint(binding: Binding, scan: Scan, calls: Calls, dropped: Set[str]) -> tuple[str, str] | None:
     """(why, fix) for a binding without effect; None where that is no mistake."""
     if binding.is_macro:
         return _idle_macro(binding, scan)
@@ -121,7 +125,7 @@ def _complaint(binding: Binding, scan: Scan, calls: Calls) -> tuple[str, str] | 
         fixes = " ".join(dict.fromkeys(f"{b} = {binding.value!r}" for b in nearer))
         return f"{binding.place}: {binding} is hidden by {shown}, which is nearer", f"write {fixes}"
     scopes = sorted({scope for scope, selector in calls if selector == binding.selector})
-    if binding.preset and _excused(binding, scan, scopes, calls):
+    if binding.preset and _excused(binding, scan, calls, dropped):
         return None
     if not scopes:
         return f"{binding.place}: {binding}: nothing in this run builds {binding.selector}", (
@@ -134,44 +138,33 @@ def _complaint(binding: Binding, scan: Scan, calls: Calls) -> tuple[str, str] | 
     return f"{reason}; it is built in {places}", f"write {fixes} = {binding.value!r}"
 
 
-def _excused(binding: Binding, scan: Scan, scopes: Sequence[str], calls: Calls) -> bool:
-    """Whether a preset's binding is idle because its plugin, or the scope that the file is about, is not in this run."""
-    if not binding.scope:
-        return True
+def _excused(binding: Binding, scan: Scan, calls: Calls, dropped: Set[str]) -> bool:
+    """Whether a preset's binding is idle because its plugin or the scope of its file is not in this run."""
     first = binding.scope.split("/")[0]
     if any(_covers(first, scope) for scope, _ in calls):
-        return not scopes
+        absent = all(selector != binding.selector for _, selector in calls) and binding.selector not in CORE
+        return absent or binding.selector in dropped
     stem = binding.place.file.rpartition("/")[2].removesuffix(".gin")
-    named = {r.scope.split("/")[0] for b in scan.bindings for r in within(b.value, Reference)}
-    return first == stem or first in named
+    return first == stem or first in {r.scope.split("/")[0] for b in scan.bindings for r in within(b.value, Reference)}
 
 
 def _idle_macro(binding: Binding, scan: Scan) -> tuple[str, str] | None:
     name = binding.scope
     users = [b for b in scan.bindings if any(m.name == name for m in within(b.value, Macro))]
+    beside = {b.scope for b in scan.bindings if b.is_macro and b.place.file == binding.place.file}
     used = sorted({m.name for b in scan.effective.values() for m in within(b.value, Macro)})
-    hint = errors.suggest(name, used)
-    if binding.preset and not (not users and _near(name, used)):
+    if binding.preset and (users or not difflib.get_close_matches(name, set(used) - beside, n=1, cutoff=_NEAR)):
         return None
-    for user in users:
-        by = scan.effective[user.key]
-        if by is not user:
-            return (
-                f"{binding.place}: the macro {name} is used by {user.place} ({user}) alone, which {by.place} overrides",
-                f"delete one of the two lines, or write {by} = %{name}",
-            )
-    if users:
-        return f"{binding.place}: the macro {name} is used by {users[0].place} ({users[0]}) alone, which is not", ""
-    return (
-        f"{binding.place}: the macro {name} is defined and never referenced{hint}",
-        f"reference it as %{name}; a parameter is written selector.parameter = ...",
+    if not users:
+        return (
+            f"{binding.place}: the macro {name} is defined and never referenced{errors.suggest(name, used)}",
+            f"reference it as %{name}; a parameter is written selector.parameter = ...",
+        )
+    by = scan.effective[users[0].key]
+    reason = "has no effect itself" if by is users[0] else f"{by.place} overrides"
+    return f"{binding.place}: the macro {name} is used only by {users[0].place} ({users[0]}), which {reason}", (
+        f"delete the line, or write {by} = %{name}"
     )
-
-
-def _near(name: str, known: Sequence[str]) -> bool:
-    import difflib
-
-    return bool(difflib.get_close_matches(name, known, n=1, cutoff=_NEAR))
 
 
 def macro_of(binding: Binding, scan: Scan) -> str:
@@ -181,5 +174,3 @@ def macro_of(binding: Binding, scan: Scan) -> str:
         return ""
     return f", which is the macro {macro.name} of {scan.macros[macro.name].place}"
 
-
-__all__ = ["MACRO", "check_macros", "check_parameters", "check_parentheses", "check_used", "macro_of", "winner"]

@@ -68,9 +68,7 @@ class Built:
 
     def programs(self) -> list[tuple[Program, int, str]]:
         """(program, calls, role) of everything that spends FLOPs, in order."""
-        train = [
-            (b.train, n, s.role) for s, b, n in zip(self.recipe.stages, self.stages, self.steps, strict=True)
-        ]
+        train = [(b.train, n, s.role) for s, b, n in zip(self.recipe.stages, self.stages, self.steps, strict=True)]
         return train + [(p.program, p.calls, "evaluate") for p in self.predictions]
 
 

@@ -88,7 +88,9 @@ def load(run: str | os.PathLike[str], *, stage: str | None = None) -> Model:
     """
     body = read_json(Path(run) / "config.json")
     if body is None:
-        raise errors.DataError(f"{run} is not a run directory", why="it has no config.json", fix="give the --workdir of a run")
+        raise errors.DataError(
+            f"{run} is not a run directory", why="it has no config.json", fix="give the --workdir of a run"
+        )
     stages = body["config"]["stages"]
     names = list(body["resolved"]["steps"])
     if stage is not None and stage not in names:

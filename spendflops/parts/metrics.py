@@ -1,8 +1,8 @@
 """Scores: integer counts on the device (``count_...``, jax.numpy), scores on the host (numpy).
 
-Counts are int32 inside a step and are added up in int64 on the host: exact for any order and any batch size. A confusion
-matrix has the label in rows, the prediction in columns. IoU_c = M_cc / (row_c + column_c - M_cc), over all pixels of the
-data set; a class that is in neither labels nor predictions is NaN and is left out of the mean.
+Counts are int32 inside a step and are added up in int64 on the host: exact for any order and any batch size. A
+confusion matrix has the label in rows, the prediction in columns. IoU_c = M_cc / (row_c + column_c - M_cc), over all
+pixels of the data set; a class that is in neither labels nor predictions is NaN and is left out of the mean.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def count_correct(
 
 def count_confusion(
     labels: Int[Array, "*N"], predictions: Int[Array, "*N"], classes: int, *, ignore: int = IGNORE
-) -> dict[str, Int32[Array, "..."]]:
+) -> dict[str, Array]:
     """``confusion`` int32 [C C] and ``invalid``, the labels that are neither a class nor ``ignore``."""
     labels, predictions = labels.reshape(-1).astype(jnp.int32), predictions.reshape(-1).astype(jnp.int32)
     valid = (labels >= 0) & (labels < classes)

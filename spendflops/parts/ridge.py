@@ -164,6 +164,6 @@ def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _squares(residuals: np.ndarray, leverage: np.ndarray) -> float:
-    # One example alone has leverage 1 and nothing to be predicted from: its error is without bound, not a division by 0.
+    # An example alone has leverage 1, nothing is left to predict it from: a huge error, not a division by 0.
     rest = np.maximum(1 - leverage, np.finfo(np.float64).eps)
     return float(np.square(residuals / rest[:, None]).sum())

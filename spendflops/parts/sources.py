@@ -20,6 +20,9 @@ from spendflops.parts.images import EncodedImage
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
+LABELS = ("auto", "folders", "none")
+"""Where labels come from, see :func:`list_images`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Listing:
@@ -87,8 +90,7 @@ def list_images(
     elif labels == "folders":
         files, numbers, names = _labelled(root, classes, allow_empty)
     else:
-        known = ["auto", "folders", "none"]
-        raise ConfigError(f"unknown labels {labels!r}{suggest(labels, known)}", fix=f"use one of {known}")
+        raise ConfigError(f"unknown labels {labels!r}{suggest(labels, LABELS)}", fix=f"use one of {list(LABELS)}")
     if skip:
         files, numbers = _without(root, files, numbers, skip)
     if not files:

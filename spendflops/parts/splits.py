@@ -72,6 +72,24 @@ def permutation(count: int, seed: int = 0) -> Int64[np.ndarray, " count"]:
     return np.argsort(np.random.Philox(key=seed).random_raw(count), kind="stable")
 
 
+def label_subsets(count: int, *, labels: int | None, subsets: int, seed: int = 0) -> list[np.ndarray]:
+    """Random subsets of ``labels`` among ``count`` examples, for scores on few labels; all examples, once, for None.
+
+    Subset i is the beginning of its own permutation: a smaller number of labels is part of a larger one.
+
+    Raises:
+        DataError: More labels than examples.
+    """
+    if labels is None:
+        return [np.arange(count)]
+    if labels > count:
+        raise DataError(
+            f"{labels} labelled examples are asked for, the bank has {count}",
+            fix="ask for fewer labels, or give a larger bank",
+        )
+    return [permutation(count, (seed + 1 << 64) + index)[:labels] for index in range(subsets)]
+
+
 class Subset:
     """The examples ``indices`` of a source, in that order."""
 

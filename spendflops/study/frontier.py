@@ -20,7 +20,7 @@ RULE = (
     f"A point is on the front if nothing that costs as much or less scores higher. A budget counts as spent in full, "
     f"and costs within {COST_TOLERANCE:.0%} of each other count as equal. Every other point is compared with the best "
     f"score at its cost or less: it is behind only if Welch's t test (two-sided, {ALPHA:.0%}) separates the two, else "
-    "it is not distinguishable. The score of several seeds is their median, its standard error 1.25 sd / sqrt(n) from "
+    "it is not distinguishable; the noise beside a difference is what the difference has to exceed. The score of several seeds is their median, its standard error 1.25 sd / sqrt(n) from "
     "three seeds on; with one seed it is sd / sqrt(n) of the spread inside the evaluation. Without any spread nothing "
     "is called distinguishable. No correction is made for the number of comparisons."
 )

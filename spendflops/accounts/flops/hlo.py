@@ -24,6 +24,9 @@ COUNTER = "hlo/1"
 _SCOPE = re.compile(r"(?:^|/|(?<!jit)\()(" + "|".join(SCOPES) + r")(?=[/)]|$)")
 _TRANSPOSED = re.compile(r"(?:^|[/(])transpose\(")
 
+_COUNTED = ("dot", "scaled-dot", "convolution", "custom-call")
+_LAYOUT = frozenset({"bitcast", "copy", "get-tuple-element", "parameter", "reshape", "transpose"})
+
 # Operations whose work this reader cannot see.
 _UNREADABLE = frozenset({"ragged-dot", "custom-call-start", "convolution-start", "dot-start"})
 
@@ -125,10 +128,11 @@ class _Reader:
         return self._done[key]
 
     def instruction(self, instr: Instruction, path: str, rematted: bool) -> list[Op]:
-        path = self._path(instr, path)
+        own = instr.op_name or (self._layout_op_name(instr) if instr.opcode in (*_COUNTED, "fusion") else "")
+        path = self._path(own, path)
         # The compiler's own rematerialisation clones instructions under such names.
         rematted = rematted or bool(re.search(r"\.remat\d*(\.|$)", instr.name))
-        if instr.opcode in ("dot", "scaled-dot", "convolution", "custom-call") or instr.opcode in _UNREADABLE:
+        if instr.opcode in _COUNTED or instr.opcode in _UNREADABLE:
             flops = self._flops(instr)
             if flops is None:
                 self.unknown.add(f"{instr.opcode} {instr.target or instr.name}")
@@ -143,9 +147,19 @@ class _Reader:
             return []
         return [op for name in instr.called for op in self.computation(name, path, rematted)]
 
-    def _path(self, instr: Instruction, caller: str) -> str:
+    def _layout_op_name(self, instr: Instruction) -> str:
+        """The op_name of the instruction that only moves the result of this one, "" if there is none.
+
+        Rewriting a convolution drops its op_name and leaves it on the transposition that restores the layout.
+        """
+        for user in self.module.computations[instr.computation].values():
+            parts = self.module.computations[user.called[0]].values() if user.opcode == "fusion" else (user,)
+            if user.operands[:1] == (instr.name,) and all(part.opcode in _LAYOUT for part in parts):
+                return user.op_name or self._layout_op_name(user)
+        return ""
+
+    def _path(self, own: str, caller: str) -> str:
         """The scope path: op_names inside functions that were not inlined are relative to their caller's."""
-        own = instr.op_name
         if own and (not caller or (self._root and f"{own}/".startswith(self._root))):
             return own
         return f"{caller}/{own}" if own else caller

@@ -106,13 +106,11 @@ class _Walk:
     def _while(self, eqn: JaxprEqn, stack: tuple) -> list[Op]:
         condition = self.jaxpr(eqn.params["cond_jaxpr"], stack)
         body = self.jaxpr(eqn.params["body_jaxpr"], stack)
-        if not condition and not body:
-            return []
         trips = _trip_count(eqn)
-        if trips is None:
+        # A condition that computes more than a comparison has no static trip count, so it is never multiplied.
+        if trips is None and (condition or body):
             self.unknown.add(f"while loop without a static trip count at {_where(stack)}")
-            return []
-        return _repeat(condition, trips + 1) + _repeat(body, trips)
+        return _repeat(body, trips or 0)
 
     def _pallas(self, eqn: JaxprEqn, stack: tuple) -> list[Op]:
         kernel = self.jaxpr(eqn.params["jaxpr"], stack)

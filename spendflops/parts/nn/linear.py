@@ -57,7 +57,26 @@ def _einsum(spec: str, dtype, a: Array, b: Array) -> Array:
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+    """The einsum as one ``dot_general`` of [batch rows summed] with [batch summed cols], one batch axis at most.
+
+    XLA's CPU backend (jaxlib 0.10) compiles some bfloat16 products with two batch axes and a transposed operand to a
+    kernel that it does not have; in this form all of them run, and in bfloat16.
+    """
+    operands, out = spec.split("->")
+    left, right = operands.split(",")
+    batch = [x for x in out if x in left and x in right]
+    summed = [x for x in left if x in right and x not in out]
+    rows, cols = [x for x in out if x not in right], [x for x in out if x not in left]
+    a = a.transpose([left.index(x) for x in batch + rows + summed])
+    b = b.transpose([right.index(x) for x in batch + summed + cols])
+    sizes, merged, count = a.shape[: len(batch)], min(len(batch), 1), len(summed)
+    if len(batch) > 1:
+        a, b = (x.reshape(-1, *x.shape[len(batch) :]) for x in (a, b))
+    contracted = tuple(range(a.ndim - count, a.ndim)), tuple(range(merged, merged + count))
+    batched = tuple(range(merged)), tuple(range(merged))
+    y = jax.lax.dot_general(a, b, (contracted, batched), preferred_element_type=jnp.float32)
+    made = batch + rows + cols
+    return y.reshape(sizes + y.shape[merged:]).transpose([made.index(x) for x in out])
 
 
 def _forward(spec, dtype, a, b):

@@ -14,14 +14,15 @@ CSS = f"""
 :root{{color-scheme:light dark;{_LIGHT}}}
 @media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}
 *{{box-sizing:border-box}}
-body{{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",
-Arial,sans-serif;-webkit-text-size-adjust:100%}}
-main,header,footer{{max-width:1180px;margin:0 auto;padding:0 24px}}
+body{{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
+"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}}
+main,header,footer{{max-width:1288px;margin:0 auto;padding:0 24px}}
 header{{padding-top:40px}}
 h1{{font-size:1.05rem;font-weight:600;color:var(--soft);margin:0}}
 .question{{color:var(--soft);margin:.1rem 0 0}}
-.headline{{font-size:1.6rem;line-height:1.3;font-weight:600;letter-spacing:-.01em;margin:1rem 0 .8rem;max-width:34em;text-wrap:pretty}}
-.meta{{color:var(--soft);font-size:.88rem;margin:0}}
+.headline{{font-size:1.6rem;line-height:1.3;font-weight:600;letter-spacing:-.01em;margin:1rem 0 .8rem;
+max-width:34em;text-wrap:pretty}}
+.meta{{color:var(--soft);font-size:.88rem;margin:0;max-width:none}}
 h2{{font-size:1.25rem;margin:2.8rem 0 .4rem;padding-top:1.1rem;border-top:1px solid var(--line);line-height:1.3}}
 h3{{font-size:1rem;margin:1.8rem 0 .3rem}}
 p{{margin:.4rem 0 .8rem;max-width:46em}}
@@ -30,24 +31,26 @@ ul{{padding-left:1.2em;margin:.4rem 0;max-width:46em}} li{{margin:.25rem 0}}
 code,.mono{{font:.86em/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}}
 pre{{background:var(--panel);padding:12px 14px;overflow-x:auto;border-radius:6px;margin:.5rem 0}}
 .answer{{font-size:1.08rem;font-weight:600;max-width:44em}}
-.warn{{background:var(--warn);border-left:4px solid var(--warnline);padding:10px 16px;border-radius:0 6px 6px 0;margin:1.2rem 0}}
+.warn{{background:var(--warn);border-left:4px solid var(--warnline);padding:10px 16px;border-radius:0 6px 6px 0;
+margin:1.2rem 0}}
 .warn h2,.warn h3{{border:0;margin:0;padding:0;font-size:1rem}}
 .box{{background:var(--panel);padding:4px 18px 12px;border-radius:8px;margin:1rem 0}}
 .box h3{{margin-top:.8rem}}
 dt{{font-weight:600;margin-top:.6rem}} dd{{margin:0;max-width:46em}}
-figure{{margin:1rem 0 0}}
+figure{{margin:1rem 0 0}} figure .wide{{max-width:1080px}} figure .narrow{{max-width:560px}}
 figcaption{{color:var(--soft);font-size:.88rem;max-width:56em;margin-top:.3rem}}
 .scroll{{overflow-x:auto;margin:.8rem 0;-webkit-overflow-scrolling:touch}}
 .scroll:focus-visible{{outline:2px solid var(--accent);outline-offset:2px}}
-table{{border-collapse:collapse;font-size:.88rem;line-height:1.4;font-variant-numeric:tabular-nums;min-width:100%}}
+table{{border-collapse:collapse;font-size:.86rem;line-height:1.4;font-variant-numeric:tabular-nums;min-width:100%}}
 caption{{text-align:left;color:var(--soft);font-size:.88rem;padding:0 0 .4rem;caption-side:top}}
-th,td{{text-align:left;vertical-align:top;padding:6px 16px 6px 0;border-bottom:1px solid var(--line)}}
+caption span{{display:block;position:sticky;left:0;width:fit-content;max-width:calc(100vw - 34px)}}
+th,td{{text-align:left;vertical-align:top;padding:6px 13px 6px 0;border-bottom:1px solid var(--line)}}
 thead th{{font-weight:600;color:var(--soft);vertical-align:bottom;border-bottom:1.5px solid var(--soft)}}
 tbody th{{font-weight:600;white-space:nowrap}}
 .n{{text-align:right;white-space:nowrap}}
 small,.sub{{color:var(--soft);font-size:.92em}}
-.sub{{display:block;white-space:nowrap}}
-td.v{{min-width:17em}} td.w{{min-width:9em}}
+.sub{{display:block;font-weight:400;white-space:nowrap}}
+td.v .sub{{white-space:normal}} td.v{{min-width:14.5em}} td.w{{min-width:8em}}
 tr.front th:first-child::before{{content:"\\25C6\\00A0"}}
 tr.best td.s{{font-weight:700}}
 .k0{{--c:var(--s0)}}.k1{{--c:var(--s1)}}.k2{{--c:var(--s2)}}.k3{{--c:var(--s3)}}.k4{{--c:var(--s4)}}.k5{{--c:var(--s5)}}.k6{{--c:var(--s6)}}
@@ -58,14 +61,16 @@ svg .grid{{stroke:var(--line);stroke-width:1}} svg .axis{{stroke:var(--soft);str
 svg .floor{{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 4}} svg .band{{fill:var(--soft);opacity:.12}}
 svg .envelope{{fill:none;stroke:var(--front);stroke-width:9;stroke-linejoin:round;stroke-linecap:round}}
 svg .curve{{fill:none;stroke:var(--c);stroke-width:2}} svg .err{{stroke:var(--c);stroke-width:1.5}}
-svg .mark{{fill:var(--c);stroke:var(--bg);stroke-width:1.5}} svg .open .mark{{fill:var(--bg);stroke:var(--c);stroke-width:2}}
-svg .ring{{fill:none;stroke:var(--fg);stroke-width:1.3}} svg .lead{{stroke:var(--c);stroke-width:1;opacity:.6}}
+svg .mark{{fill:var(--c);stroke:var(--bg);stroke-width:1.5}}
+svg .open .mark{{fill:var(--bg);stroke:var(--c);stroke-width:2}}
+svg .ring{{fill:none;stroke:var(--fg);stroke-width:1.3}}
+svg .lead{{stroke:var(--c);stroke-width:1;stroke-dasharray:1 3}}
 svg .cross{{stroke:var(--soft);stroke-width:1.2;fill:none}}
 .seg0{{fill:var(--p0)}}.seg1{{fill:var(--p1)}}.seg2{{fill:var(--p2)}}.seg3{{fill:var(--p3)}}.seg4{{fill:var(--p4)}}.seg5{{fill:var(--p5)}}
 .seg6{{fill:var(--p6)}} svg .in{{fill:var(--inseg);font-size:12px}} svg .seg3t{{fill:#fff;font-size:12px}}
 .narrow{{display:none}}
 footer{{color:var(--soft);font-size:.85rem;padding-top:2rem;padding-bottom:3rem}}
-@media (max-width:719px){{
+@media (max-width:799px){{
 main,header,footer{{padding-left:16px;padding-right:16px}} header{{padding-top:24px}}
 .headline{{font-size:1.25rem}} .wide{{display:none}} .narrow{{display:block}} .box{{padding:2px 12px 10px}}
 }}

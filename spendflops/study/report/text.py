@@ -87,27 +87,22 @@ def listing(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def verdict(item: Verdict) -> str:
-    """The verdict of a row in words."""
+def verdict(item: Verdict) -> tuple[str, str]:
+    """The verdict of a row in words, and the numbers behind it."""
     axis = item.point.axis
     if item.status == "floor":
-        return "baseline, nothing spent"
+        return "baseline, nothing spent", ""
     if item.status == "on the front":
-        ties = f"; not distinguishable from {_others(item)}" if item.ties else ""
-        return f"on the front{ties}"
+        names = [f"{p.name} at {flops(p.flops)}" for p in item.ties]
+        return item.status, f"not distinguishable from {listing(names)}" if names else ""
     assert item.against is not None and item.comparison is not None
-    name = f"{item.against.name} at {flops(item.against.flops)}"
+    words = (
+        f"{item.status}{' from' if item.status != 'behind' else ''} {item.against.name} at {flops(item.against.flops)}"
+    )
     if item.comparison.margin is None:
-        return f"not distinguishable from {name}: no spread is known"
-    gap = number(-item.comparison.difference, axis)
-    margin = number(item.comparison.margin, axis)
-    if item.status == "behind":
-        return f"behind {name} by {gap} (more than {margin})"
-    return f"not distinguishable from {name}: {gap} is within {margin}"
-
-
-def _others(item: Verdict) -> str:
-    return listing([f"{p.name} at {flops(p.flops)}" for p in item.ties])
+        return words, "no spread is known"
+    gap, margin = number(-item.comparison.difference, axis), number(item.comparison.margin, axis)
+    return words, f"by {gap}, noise {margin}"
 
 
 def against_random(item: Comparison | None, axis: Axis) -> str:
@@ -141,7 +136,9 @@ def headline(analysis: Analysis) -> str:
     if len(found.candidates) == 1:
         parts.append(f"only {lead} was measured")
     elif ties:
-        parts.append(f"{lead} scores highest, {listing([_short(c, axis) for c in ties])} not distinguishable from it")
+        names = listing([_short(c, axis) for c in ties])
+        verb = "is" if len(ties) == 1 else "are"
+        parts.append(f"{lead} scores highest, but {names} {verb} not distinguishable from it")
     else:
         parts.append(f"{best.name} leads ({_spent(best, found.budget)}{score(best.estimate, axis)})")
     behind = [c for c in found.behind if c not in floor and c not in below]

@@ -1,0 +1,52 @@
+"""Top-1 accuracy of an objective's class logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spendflops.contracts.errors import DataError
+from spendflops.contracts.evaluator import Evaluator
+from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
+from spendflops.parts.metrics import count_correct
+from spendflops.parts.preprocess import Resize
+
+
+class Accuracy(Evaluator):
+    """``accuracy``: the part of the examples whose largest logit is at the label; of equal logits the first counts."""
+
+    requires: ClassVar[tuple[str, ...]] = ("logits",)
+    roles: ClassVar[tuple[str, ...]] = ("eval",)
+
+    def __init__(self):
+        self.protocol = "accuracy/1:top1:resize=squash"
+        self.primary = "accuracy"
+
+    def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
+        """The whole image at the model's size, and its label."""
+        return Resize.of(info=info, spec=spec, read=("image", "label"), asker="accuracy")
+
+    def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:
+        """Counts of the batch."""
+        return {"metrics": count_correct(predictions["logits"], batch["label"], batch["_mask"]), "rows": {}}
+
+    def result(
+        self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo
+    ) -> dict[str, float]:
+        """``accuracy`` in 0..1 and ``examples``.
+
+        Raises:
+            DataError: No examples, or labels that are none of the model's classes.
+        """
+        correct, count, invalid = (int(merged["eval"][name]) for name in ("correct", "count", "invalid"))
+        if count == 0:
+            raise DataError(f"no example of {info.name} was scored", fix="check the split of the evaluation")
+        if invalid:
+            raise DataError(
+                f"{invalid} of {count} labels of {info.name} are none of the model's classes",
+                why="the model was built for another set of classes, or examples have no label",
+                fix="evaluate on the data set whose classes the model has",
+            )
+        return {"accuracy": correct / count, "examples": count}

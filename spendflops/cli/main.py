@@ -1,0 +1,119 @@
+"""``spendflops VERB [flags]``: one module a verb, imported when it is called. No jax before that."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from spendflops.contracts import errors
+
+VERBS = {
+    "study": "run methods x budgets x seeds with their baselines, and write the report",
+    "plan": "print what a run or a study costs, before anything is spent",
+    "train": "run one recipe: a method on a model and data, with a FLOP budget",
+    "extract": "write the features of your own images from a finished run",
+    "report": "write the report of a study's folder again",
+    "plugins": "list what is installed; --check imports each",
+    "check": "run the conformance kit on a plugin",
+    "new": "write the files of a new plugin",
+}
+
+HELP = """spendflops: given a fixed FLOP budget, which pre-training method, model and data set should it be spent on?
+
+usage: spendflops VERB [arguments] [--flags]      spendflops VERB --help shows the flags of a verb
+
+{verbs}
+
+exit codes: 0 ok, 1 unexpected, 2 usage or configuration, 3 data, 4 out of memory, 5 diverged,
+            75 pre-empted (the same command goes on), 130 interrupted
+"""
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a verb and returns the exit code."""
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("--help", "-h", "help"):
+        print(HELP.format(verbs="\n".join(f"  {name:9}{text}" for name, text in VERBS.items())), end="")
+        return 0
+    if verb == "--version":
+        from spendflops import __version__
+
+        print(__version__)
+        return 0
+    if verb not in VERBS:
+        print(f"spendflops: unknown verb {verb!r}{errors.suggest(verb, list(VERBS))}", file=sys.stderr)
+        print(f"  fix: one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"spendflops.cli.{verb}")
+    known = flags.FlagValues()
+    module.define(known)
+    flags.DEFINE_bool("traceback", False, "Show the traceback of an error.", flag_values=known)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=known)
+    try:
+        rest = known([f"spendflops {verb}", *arguments[1:]])[1:]
+    except flags.Error as error:
+        print(f"spendflops {verb}: {error}\n  fix: spendflops {verb} --help lists the flags", file=sys.stderr)
+        return 2
+    if known.help:
+        print(f"spendflops {verb}: {VERBS[verb]}\n\n{module.__doc__.strip()}\n\nflags:\n{_flags(known)}")
+        return 0
+    return _guarded(module, known, rest)
+
+
+def _flags(known: flags.FlagValues) -> str:
+    lines = []
+    for name in sorted(known):
+        flag = known[name]
+        if name == flag.name:
+            default = "" if flag.default in (None, [], False) else f" (default: {flag.default})"
+            lines.append(f"  --{name}: {flag.help}{default}")
+    return "\n".join(lines)
+
+
+def _guarded(module, known: flags.FlagValues, rest: Sequence[str]) -> int:
+    try:
+        return module.main(known, rest) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        code = getattr(error, "exit_code", 1)
+        if isinstance(error, KeyboardInterrupt):
+            code = 130
+        _show(error, known, code)
+        return code
+    except KeyboardInterrupt:
+        print("spendflops: interrupted", file=sys.stderr)
+        return 130
+
+
+def _show(error: Exception, known: flags.FlagValues, code: int) -> None:
+    text = str(error) if isinstance(error, errors.SpendflopsError) else f"{type(error).__name__}: {error}"
+    print(f"spendflops: {text}", file=sys.stderr)
+    full = "".join(traceback.format_exception(error))
+    if known.traceback:
+        print(full, file=sys.stderr)
+    workdir = known["workdir"].value if "workdir" in known else None
+    if workdir and Path(workdir).is_dir():
+        try:
+            logs = Path(workdir) / "logs"
+            logs.mkdir(exist_ok=True)
+            path = logs / f"error-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+            path.write_text(full, encoding="utf-8")
+            print(f"  full traceback: {path}", file=sys.stderr)
+        except OSError:
+            pass  # the error itself was shown; its log is a convenience
+    elif code == 1 and not known.traceback:
+        print("  --traceback shows where", file=sys.stderr)

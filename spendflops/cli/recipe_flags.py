@@ -1,0 +1,56 @@
+"""The flags that name a recipe or a study: names first, gin second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+
+def define(known: flags.FlagValues) -> None:
+    """Adds the flags."""
+    kwargs = {"flag_values": known}
+    flags.DEFINE_multi_string("gin_file", [], "A gin file; may be repeated, later files win.", **kwargs)
+    flags.DEFINE_multi_string("gin", [], 'A gin binding, e.g. "mae/Stage.batch_size = 256"; may be repeated.', **kwargs)
+    flags.DEFINE_string("objective", None, "Method: a preset or a plugin, e.g. mae.", **kwargs)
+    flags.DEFINE_string("backbone", None, "Model: a preset or a plugin, e.g. vit_b16.", **kwargs)
+    flags.DEFINE_string("dataset", None, "Data: a preset, a plugin, or name:path, e.g. folder:photos.", **kwargs)
+    flags.DEFINE_string("eval_dataset", None, "Data to score on, in the same form.", **kwargs)
+    flags.DEFINE_string("budget", None, "3e18, '3 EFLOP', '250000 steps' or '100 epochs'.", **kwargs)
+    flags.DEFINE_integer("seed", None, "Seed of everything random.", **kwargs)
+    flags.DEFINE_string("workdir", None, "Run directory; the same command again goes on there.", **kwargs)
+    flags.DEFINE_bool("quiet", False, "Show no progress.", **kwargs)
+
+
+def load(known: flags.FlagValues, root: str, base: str | None = None) -> Any:
+    """The loaded configuration; what was chosen for each name is in its ``chosen``."""
+    from spendflops import config
+
+    bindings = list(known.gin)
+    if known.seed is not None:
+        bindings.append(f"Study.seeds = ({known.seed},)" if root == "Study" else f"Recipe.seed = {known.seed}")
+    composition = config.compose(
+        objective=known.objective,
+        backbone=known.backbone,
+        dataset=known.dataset,
+        eval_dataset=known.eval_dataset,
+        budget=known.budget,
+        gin_files=known.gin_file,
+        bindings=bindings,
+        base=base,
+    )
+    return config.load(composition, root=root)
+
+
+def use_cache() -> None:
+    """Keeps compilations on disk, so that a second run of a program starts at once."""
+    import os
+    from pathlib import Path
+
+    import jax
+
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spendflops" / "xla"
+    folder = os.environ.get("SPENDFLOPS_CACHE", str(default))
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

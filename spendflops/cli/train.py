@@ -1,0 +1,42 @@
+"""spendflops train --objective mae --backbone vit_b16 --dataset folder:photos --budget 3e18 --workdir runs/mae"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from absl import flags
+
+from spendflops.cli import recipe_flags
+from spendflops.contracts import errors
+
+
+def define(known: flags.FlagValues) -> None:
+    """The flags of this verb."""
+    recipe_flags.define(known)
+
+
+def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
+    """Runs one recipe."""
+    if rest:
+        raise errors.ConfigError(f"train takes flags only, not {rest[0]!r}")
+    if not known.workdir:
+        raise errors.ConfigError(
+            "no --workdir given", fix="--workdir runs/NAME keeps checkpoints, metrics and the ledger"
+        )
+    base = None if known.gin_file else "recipes/pretrain.gin"
+    loaded = recipe_flags.load(known, "Recipe", base)
+    for line in loaded.chosen:
+        print(line)
+    recipe_flags.use_cache()
+    from spendflops.engine.build import build
+    from spendflops.engine.loop import run_recipe
+    from spendflops.engine.plan import cautions
+
+    for line in cautions(build(loaded.object), known.objective or "run"):
+        print(f"note: {line}")
+    texts = {"config.gin": loaded.given, "operative.gin": loaded.operative}
+    result = run_recipe(loaded.object, known.workdir, texts=texts, quiet=known.quiet)
+    print(json.dumps({"flops": result["flops"], "scores": result["scores"]}, indent=1))
+    print(f"run directory: {known.workdir}")
+    return 0

@@ -1,0 +1,111 @@
+"""Plans: the programs of a recipe with their prices, before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from spendflops.contracts import errors
+from spendflops.engine.build import Built, length
+from spendflops.engine.program import Program
+from spendflops.engine.schedules import WarmupCosine, WarmupPoly
+
+
+def plan(built: Built, *, compiled: bool = False) -> dict[str, Any]:
+    """What a recipe costs.
+
+    Args:
+        built: The recipe.
+        compiled: Also compiles: FLOPs of the compiled program (counter C), memory, the compiler's own figure (D).
+
+    Returns:
+        JSON: a row a program, totals by role, the parameters of each stage.
+    """
+    rows = [_row(program, calls, role, compiled) for program, calls, role in built.programs()]
+    first = rows[0]
+    return {
+        "flops_per_example": first["flops_per_example"],
+        "flops_per_step": first["flops_per_call"],
+        "steps": first["calls"],
+        "counter": first["counter"],
+        "phases": first["phases"],
+        "programs": rows,
+        "totals": {
+            role: sum(r["flops"] for r in rows if r["role"] == role) for role in ("pretrain", "transfer", "evaluate")
+        },
+        "parameters": {
+            stage.label: sum(math.prod(x.shape) for x in jax.tree.leaves(b.definition.params))
+            for stage, b in zip(built.recipe.stages, built.stages, strict=True)
+        },
+    }
+
+
+def _row(program: Program, calls: int, role: str, compiled: bool) -> dict[str, Any]:
+    cost = program.cost()
+    row: dict[str, Any] = {
+        "program": program.name,
+        "role": role,
+        "calls": calls,
+        "examples_per_call": program.examples,
+        "flops_per_call": cost.total,
+        "flops_per_example": cost.total // program.examples
+        if cost.total % program.examples == 0
+        else cost.total / program.examples,
+        "flops": cost.total * calls,
+        "phases": dict(cost.phases),
+        "dtypes": dict(cost.dtypes),
+        "counter": cost.counter,
+    }
+    if compiled:
+        hardware, memory = program.cost(hardware=True), program.memory()
+        row |= {
+            "hardware_flops_per_call": hardware.total,
+            "unknown": list(hardware.unknown),
+            "hardware_over_model": hardware.total / cost.total if hardware.total is not None and cost.total else None,
+            "hardware_counter": hardware.counter,
+            "raw_compiler_flops": program.raw_flops(),
+            "memory_bytes_per_device": None if memory is None else memory.peak,
+        }
+    return row
+
+
+def check_counters(rows: list[dict[str, Any]], tolerance: float = 0.01) -> None:
+    """Raises a ConfigError where the compiled program and the traced one differ by more than ``tolerance``."""
+    for row in rows:
+        ratio = row.get("hardware_over_model")
+        if row.get("unknown") or (ratio is not None and abs(ratio - 1) > tolerance):
+            raise errors.ConfigError(
+                f"{row['program']}: the compiled program has {ratio} times the FLOPs of the traced one",
+                why=f"unknown calls: {', '.join(row['unknown']) or 'none'}",
+                fix="look at the op table; rematerialisation or padding by the compiler explains a ratio above 1",
+            )
+
+
+def cautions(built: Built, label: str) -> list[str]:
+    """What should be known before a run starts: a budget below one epoch or below one warm-up, repeats of the data."""
+    lines = []
+    for stage, b, steps in zip(built.recipe.stages, built.stages, built.steps, strict=True):
+        if steps == 0:
+            continue
+        examples = length(stage.dataset, stage.split)
+        epochs = steps * stage.batch_size / examples
+        where = f"{label} at {built.recipe.budget}" if built.recipe.budget is not None else label
+        if epochs < 1:
+            lines.append(
+                f"{where}: the budget is below one epoch ({steps} steps x {stage.batch_size} = "
+                f"{steps * stage.batch_size} of {examples} images, {epochs:.0%})"
+            )
+        warmup = _warmup(stage.optimizer.lr, steps)
+        if warmup is not None and steps <= warmup:
+            lines.append(f"{where}: the budget is below one warm-up ({steps} steps, warm-up of {warmup:.0f})")
+        if b.train.cost().total and epochs > 100:
+            lines.append(f"{where}: the budget repeats the data {epochs:.1f} times")
+    return lines
+
+
+def _warmup(lr: Any, steps: int) -> float | None:
+    if isinstance(lr, WarmupCosine):
+        return float(lr.warmup(steps))
+    return float(lr.warmup_steps) if isinstance(lr, WarmupPoly) else None

@@ -1,0 +1,119 @@
+"""A study: methods x budgets x seeds with their baselines, as one object that expands to runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from spendflops.contracts import errors
+from spendflops.engine.describe import digest
+from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
+
+KINDS = ("baseline", "method", "transfer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which method should a budget be spent on?
+
+    Attributes:
+        title, question: For the report.
+        methods: Label -> pre-training stages.
+        budgets: FLOPs that each method spends on pre-training.
+        seeds: Of pre-training.
+        evaluations: Frozen scores of every row.
+        random: Stages that are built and not trained: the score of a random backbone. None leaves the baseline out.
+        finetune: Transfer stage that starts from the best row at the largest budget; None leaves it out.
+        scratch: Transfer stage that starts from nothing and spends the total FLOPs of the pre-trained route (its
+            pre-training and its fine-tuning) at every budget; None leaves it out. Its own ``length`` is not read.
+        transfer_evaluations: Scores of the fine-tuned and of the scratch model beside the frozen ones.
+        primary: Label of the evaluation that chooses the best row.
+        log_every, checkpoint_every: Steps, for every run.
+        watts: Assumed power of the machine; None for an assumption by its number of cores.
+    """
+
+    title: str
+    question: str
+    methods: Mapping[str, tuple[Stage, ...]]
+    budgets: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+    primary: str
+    seeds: tuple[int, ...] = (0,)
+    random: tuple[Stage, ...] | None = None
+    finetune: Stage | None = None
+    scratch: Stage | None = None
+    transfer_evaluations: tuple[Evaluation, ...] = ()
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    watts: float | None = None
+
+    def __post_init__(self) -> None:
+        labels = [e.label for e in self.evaluations]
+        if self.primary not in labels:
+            raise errors.ConfigError(f"Study.primary is {self.primary!r}{errors.suggest(self.primary, labels)}")
+        if not self.methods or not self.budgets or not self.seeds:
+            raise errors.ConfigError("a study needs methods, budgets and seeds")
+        for stage in (s for s in (self.finetune, self.scratch) if s is not None):
+            if stage.role != "transfer":
+                raise errors.ConfigError(f"stage {stage.label!r} of the study must have role 'transfer'")
+
+    def recipe(self, stages: tuple[Stage, ...], *, seed: int, budget: str | None, transfer: bool = False) -> Recipe:
+        """A run of this study."""
+        return Recipe(
+            stages=stages,
+            evaluations=(*self.evaluations, *(self.transfer_evaluations if transfer else ())),
+            budget=budget,
+            seed=seed,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            watts=self.watts,
+        )
+
+    def pretraining(self) -> list[Planned]:
+        """The rows that depend on no other row: random backbones, then methods x budgets x seeds."""
+        rows = []
+        for seed in self.seeds:
+            if self.random is not None:
+                recipe = self.recipe(self.random, seed=seed, budget="0 steps")
+                rows.append(Planned(label="random", kind="baseline", seed=seed, budget=None, recipe=recipe))
+        for label, stages in self.methods.items():
+            for budget in self.budgets:
+                for seed in self.seeds:
+                    recipe = self.recipe(stages, seed=seed, budget=budget)
+                    rows.append(Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe))
+        return rows
+
+    def finetuned(self, best: Planned, folder: Path) -> Planned:
+        """The fine-tune of a finished row."""
+        assert self.finetune is not None
+        stage = dataclasses.replace(self.finetune, init=(InitFrom(run=str(folder)),))
+        recipe = self.recipe((stage,), seed=best.seed, budget=None, transfer=True)
+        label = f"fine-tune of {best.label}"
+        return Planned(label=label, kind="transfer", seed=best.seed, budget=best.budget, recipe=recipe)
+
+    def from_scratch(self, *, seed: int, budget: str, flops: int) -> Planned:
+        """Training from scratch on the labelled data with the total FLOPs of the pre-trained route."""
+        assert self.scratch is not None
+        stage = dataclasses.replace(self.scratch, length=str(flops), init=())
+        recipe = self.recipe((stage,), seed=seed, budget=None, transfer=True)
+        return Planned(label="scratch", kind="baseline", seed=seed, budget=budget, recipe=recipe)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of a study before it has happened."""
+
+    label: str
+    kind: str
+    seed: int
+    budget: str | None
+    recipe: Recipe
+
+    @property
+    def run_id(self) -> str:
+        """Deterministic: readable, and a hash of the whole configuration."""
+        parts = [self.label, *([str(self.budget)] if self.budget is not None else []), f"s{self.seed}"]
+        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
+        return f"{slug}-{digest(self.recipe)[:8]}"

@@ -1,0 +1,187 @@
+"""Runs a study, row by row: finished rows never run again, failed ones on request, everything ends in one report."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spendflops.accounts import budget as budgets
+from spendflops.contracts import errors
+from spendflops.engine.build import build, build_stage, open_source, resolve
+from spendflops.engine.describe import describe
+from spendflops.engine.loop import run_recipe
+from spendflops.engine.plan import cautions
+from spendflops.engine.rundir import read_json, write_atomically
+from spendflops.parts.splits import overlap
+from spendflops.study.grid import Planned, Study
+from spendflops.study.points import Overlap, Report, Row
+from spendflops.study.results import failed_row, finished_row
+
+CITATION = "Koppula et al. 2022, Where Should I Spend My FLOPS?, arXiv 2209.15589"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Launch:
+    """A study in its folder.
+
+    Attributes:
+        study: What to run.
+        folder: Holds ``rows/<run id>``, ``report.html``, ``report.json``, ``points.csv``.
+        retry: Runs failed rows again.
+        say: Receives lines for the user.
+        command: What the user typed, for the report.
+    """
+
+    study: Study
+    folder: Path
+    retry: bool = False
+    quiet: bool = False
+    say: Callable[[str], None] = print
+    command: str = ""
+    rows: list[Row] = dataclasses.field(default_factory=list)
+
+    def run(self) -> Report:
+        """Runs what is not there yet and returns the report.
+
+        Raises:
+            errors.SpendflopsError: Before anything is spent, if a row cannot work; or when asked to stop.
+        """
+        planned = self.study.pretraining()
+        notes = self._notes(planned)
+        for note in notes:
+            self.say(f"note: {note}")
+        shared = self._overlap()
+        for a_b in shared:
+            self.say(f"overlap by image content: {a_b.a} ({a_b.a_images}) and {a_b.b} ({a_b.b_images}): {a_b.shared}")
+        total = len(planned) + self._transfers()
+        done: dict[str, Row] = {}
+        for number, row in enumerate(planned, 1):
+            done[row.run_id] = self._row(row, f"[{number}/{total}]")
+        count = len(planned)
+        for row in self._after(planned, done):
+            count += 1
+            self._row(row, f"[{count}/{total}]")
+        return self._report(notes, shared)
+
+    def _transfers(self) -> int:
+        seeds = len(self.study.seeds)
+        return seeds * (bool(self.study.finetune) + bool(self.study.scratch) * len(self.study.budgets))
+
+    def _after(self, planned: list[Planned], done: Mapping[str, Row]) -> list[Planned]:
+        """The rows that depend on others: the fine-tune of the best, and training from scratch for the same total."""
+        rows = []
+        finetuning = 0
+        if self.study.finetune is not None:
+            stage = self.study.finetune
+            finetuning = _price(self.study, stage)
+            for seed in self.study.seeds:
+                best = self._best([p for p in planned if p.seed == seed and p.kind == "method"], done)
+                if best is not None:
+                    rows.append(self.study.finetuned(best, self.folder / "rows" / best.run_id))
+        if self.study.scratch is not None:
+            for budget in self.study.budgets:
+                for seed in self.study.seeds:
+                    total = int(budgets.parse(budget).amount) + finetuning
+                    rows.append(self.study.from_scratch(seed=seed, budget=budget, flops=total))
+        return rows
+
+    def _best(self, candidates: list[Planned], done: Mapping[str, Row]) -> Planned | None:
+        largest = max(self.study.budgets, key=lambda b: budgets.parse(b).amount)
+        scored = []
+        for planned in (c for c in candidates if c.budget == largest):
+            score = next((s for s in done[planned.run_id].scores if s.evaluator == self.study.primary), None)
+            if score is not None:
+                scored.append((score.value if score.higher_is_better else -score.value, planned))
+        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+    def _row(self, planned: Planned, place: str) -> Row:
+        folder = self.folder / "rows" / planned.run_id
+        error = read_json(folder / "failed.json")
+        if error is not None and not self.retry:
+            self.say(f"{place} {planned.run_id}: failed before ({error['what']}); --retry runs it again")
+            row = failed_row(planned, folder, error["what"])
+        else:
+            again = (folder / "result.json").exists()
+            self.say(f"{place} {planned.run_id}" + (": finished, not run again" if again else ""))
+            row = self._attempt(planned, folder)
+        self.rows.append(row)
+        return row
+
+    def _attempt(self, planned: Planned, folder: Path) -> Row:
+        failure = folder / "failed.json"
+        try:
+            result = run_recipe(planned.recipe, folder, quiet=self.quiet)
+        except (errors.Preempted, errors.Interrupted):
+            raise
+        except errors.SpendflopsError as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            body = {"what": error.what, "message": str(error), "exit_code": error.exit_code}
+            write_atomically(failure, json.dumps(body, indent=1))
+            self.say(f"  failed: {error}")
+            return failed_row(planned, folder, error.what)
+        failure.unlink(missing_ok=True)
+        return finished_row(planned, folder, result)
+
+    def _notes(self, planned: list[Planned]) -> tuple[str, ...]:
+        lines = [line for row in planned if row.kind == "method" for line in cautions(build(row.recipe), row.label)]
+        if self.study.finetune is not None:
+            build_stage(self.study.finetune)
+        if self.study.scratch is not None:
+            build_stage(self.study.scratch)
+        return tuple(dict.fromkeys(lines))
+
+    def _overlap(self) -> tuple[Overlap, ...]:
+        sources = {}
+        seen = {}
+        for label, stages in self.study.methods.items():
+            for stage in stages:
+                seen.setdefault(_place(stage.dataset, stage.split), f"pre-training ({label})")
+                sources.setdefault(_place(stage.dataset, stage.split), (stage.dataset, stage.split))
+        for evaluation in self.study.evaluations:
+            for role, (dataset, split) in evaluation.data.items():
+                seen.setdefault(_place(dataset, split), f"{role} ({evaluation.label})")
+                sources.setdefault(_place(dataset, split), (dataset, split))
+        opened = {f"{seen[k]}: {d.info.name} {s}": open_source(d, s, ("image",)) for k, (d, s) in sources.items()}
+        return tuple(
+            Overlap(a=a, b=b, shared=n, a_images=len(opened[a]), b_images=len(opened[b]))
+            for (a, b), n in overlap(opened).items()
+        )
+
+    def _report(self, notes: tuple[str, ...], shared: tuple[Overlap, ...]) -> Report:
+        footprints = [r.footprint for r in self.rows if r.footprint is not None]
+        sources = tuple(dict.fromkeys(s for f in footprints for s in f.sources))
+        evaluations = (*self.study.evaluations, *self.study.transfer_evaluations)
+        return Report(
+            title=self.study.title,
+            question=self.study.question,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            rows=tuple(self.rows),
+            assumptions=(
+                "FLOPs are those of matrix products and convolutions of the whole training step (forward, backward, "
+                "targets), 2 for each multiply-add, counted from the traced program (counter B) and checked against "
+                "the compiled one (counter C).",
+                "The frozen evaluators' closed-form solves run on the host; evaluation FLOPs are those of the forward "
+                "passes.",
+                *sources,
+            ),
+            protocols={e.label: (type(e.evaluator).__doc__ or "").strip().split("\n\n")[0] for e in evaluations},
+            overlap=shared,
+            notes=notes,
+            command=self.command,
+            citation=CITATION,
+        )
+
+
+def _price(study: Study, stage: Any) -> int:
+    """FLOPs of a transfer stage."""
+    built = build_stage(stage)
+    recipe = study.recipe((stage,), seed=study.seeds[0], budget=None)
+    return resolve(recipe, stage, built) * built.train.cost().total
+
+
+def _place(dataset: Any, split: str) -> str:
+    return json.dumps([describe(dataset), split], sort_keys=True)

@@ -1,0 +1,192 @@
+"""The page: one HTML file without scripts and without references to anything outside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from spendflops.accounts.footprint import Footprint, total
+from spendflops.study.frontier import RULE, Analysis, curve_name, varying
+from spendflops.study.points import FLOP_KINDS, Report, Row
+from spendflops.study.report import bars, chart, tables, text
+from spendflops.study.report.style import CSS
+from spendflops.study.report.text import esc
+
+
+def page(report: Report, analyses: Sequence[Analysis]) -> str:
+    """The whole page as text."""
+    vary = varying(report.rows)
+    series = list(dict.fromkeys(curve_name(row, vary) for row in report.rows if row.ok and row.cost()))
+    first = text.headline(analyses[0]) if analyses else "No run finished: there is nothing to compare yet."
+    sections = [_axis(item, i, series) for i, item in enumerate(analyses)]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{esc(report.title)}</title><style>{CSS}</style></head><body>"
+        f"<header><h1>{esc(report.title)}</h1><p class='question'>{esc(report.question)}</p>"
+        f"<p class='headline'>{esc(first)}</p>{_meta(report)}</header><main>"
+        + _notes(report, analyses)
+        + "".join(sections)
+        + _spent(report)
+        + _differences(report)
+        + _terms(report)
+        + _failures(report)
+        + _reproduce(report)
+        + f"</main><footer>Made with spendflops, {esc(report.created)}.</footer></body></html>\n"
+    )
+
+
+def _meta(report: Report) -> str:
+    spent = {kind: sum(row.own(kind) for row in report.rows) for kind in FLOP_KINDS}
+    parts = (
+        [f"{len(report.rows)} runs", f"{len(report.failed)} failed"] if report.failed else [f"{len(report.rows)} runs"]
+    )
+    parts.append(f"{text.flops(sum(spent.values()))} FLOPs in all ({text.human(sum(spent.values()))})")
+    parts.append(f"{text.duration(sum(sum(r.seconds.values()) * r.own_share for r in report.rows))} of computing")
+    for basis in ("estimate", "measurement"):
+        items = [_scaled(r.footprint, r.own_share) for r in report.rows if r.footprint and r.footprint.basis == basis]
+        if items:
+            parts.append(f"{text.mass(total(items)[2])} CO2e ({basis})")
+    return f"<p class='meta'>{esc(' · '.join(parts))}</p>"
+
+
+def _scaled(item: Footprint, share: float) -> Footprint:
+    kwh, kg = (None if value is None else value * share for value in (item.kwh, item.kg))
+    return dataclasses.replace(item, hours=item.hours * share, kwh=kwh, kg=kg)
+
+
+def _notes(report: Report, analyses: Sequence[Analysis]) -> str:
+    notes = list(report.notes)
+    placed = [p for item in analyses for p in item.points if not p.floor]
+    single = sum(p.estimate.seeds == 1 for p in placed)
+    if single:
+        which = "Every point is" if single == len(placed) else f"{single} of {len(placed)} points are"
+        notes.append(
+            f"{which} one pre-training run. Its spread comes from inside the evaluation and understates what another "
+            "seed would change: read a small lead as an open question."
+        )
+    if any(p.estimate.se is None for p in placed):
+        notes.append("Points without any spread are never called distinguishable: repeat them with other seeds.")
+    unplaced = sorted({row.run_id for item in analyses for row in item.unplaced})
+    if unplaced:
+        notes.append(f"The cost of {text.listing(unplaced)} is unknown: they have no place on the axis.")
+    if not notes:
+        return ""
+    items = "".join(f"<li>{esc(note)}</li>" for note in notes)
+    return f'<aside class="warn" aria-label="Read this first"><h2>Read this first</h2><ul>{items}</ul></aside>'
+
+
+def _axis(item: Analysis, index: int, series: Sequence[str]) -> str:
+    axis = item.axis
+    place = f" on {axis.place}" if axis.place else ""
+    title = f"{axis.metric.capitalize()}{place}"
+    parts = [f"<section><h2>{esc(title)} <small>{esc(axis.protocol)}</small></h2>"]
+    if index:
+        parts.append(f"<p class='answer'>{esc(text.headline(item))}</p>")
+    drawings = [chart.chart(item, uid=f"c{index}{kind[0]}", narrow=kind == "narrow", series=series) for kind in _SIZES]
+    if drawings[0]:
+        both = "".join(f'<div class="{kind}">{svg}</div>' for kind, svg in zip(_SIZES, drawings, strict=True))
+        parts.append(f"<figure>{both}<figcaption>{esc(_legend(item))}</figcaption></figure>")
+    if item.crossovers:
+        lines = (
+            f"{c.dear} overtakes {c.cheap} near {text.flops(c.flops)} FLOPs"
+            + (" (the order on both sides is distinguishable)." if c.clear else " (not distinguishable from a tie).")
+            for c in item.crossovers
+        )
+        parts.append(f"<p>Curves that cross: {esc(' '.join(lines))}</p>")
+    head, found = tables.results(item)
+    marks = ["front" if verdict.status == "on the front" else "" for verdict, _ in found]
+    if marks and not found[0][0].point.floor:
+        marks[0] = f"{marks[0]} best".strip()
+    caption = f"{title}, best first. ◆ marks the front, ± is one standard deviation ({text.listing(_sources(item))})."
+    parts.append(tables.html(caption, head, [cells for _, cells in found], marks=marks, label=f"Results: {title}"))
+    parts.append('<p class="meta"><a href="#rule">How a verdict is reached</a></p></section>')
+    return "".join(parts)
+
+
+_SIZES = ("wide", "narrow")
+
+
+def _sources(item: Analysis) -> list[str]:
+    return list(dict.fromkeys(p.estimate.source for p in item.points))
+
+
+def _legend(item: Analysis) -> str:
+    known = any(p.estimate.sd is not None for p in item.points)
+    bars_ = f"Error bars: one standard deviation ({text.listing(_sources(item))})." if known else "No spread is known."
+    crossed = " Crosses: curves change places, distinguishably." if any(c.clear for c in item.crossovers) else ""
+    hollow = any(p.kind == "baseline" and not p.floor for p in item.points)
+    floors = any(p.floor for p in item.points)
+    return (
+        f"{bars_} Pale step line and rings: the front, the best score measured at a cost or less.{crossed}"
+        + (" Hollow markers: baselines." if hollow else "")
+        + (" Dashed line with its band: a baseline that spends nothing." if floors else "")
+        + " Lines join measured points; nothing is extrapolated."
+    )
+
+
+def _spent(report: Report) -> str:
+    items = tables.representatives(report.rows)
+    if not items:
+        return ""
+    drawings = [bars.bars(items, uid=f"b{kind[0]}", narrow=kind == "narrow") for kind in _SIZES]
+    both = "".join(f'<div class="{kind}">{svg}</div>' for kind, svg in zip(_SIZES, drawings, strict=True))
+    caption = "Model FLOPs of pre-training by phase, first seed; hardware FLOPs are those of the compiled programs."
+    return (
+        "<section><h2>Where the FLOPs went</h2>"
+        f"<figure>{both}<figcaption>Shares of the model FLOPs of pre-training; the sum stands on the right."
+        f"</figcaption></figure>{tables.html(caption, *tables.costs(items))}</section>"
+    )
+
+
+def _differences(report: Report) -> str:
+    head, lines = tables.differences(report.rows)
+    if len(head) < 3:
+        return ""
+    body = tables.html(
+        "Settings that are not equal in all rows; several values: they differ inside a curve.", head, lines
+    )
+    return (
+        f"<section><h2>What differs between the rows</h2>{body if lines else '<p>Nothing but the label.</p>'}</section>"
+    )
+
+
+def _terms(report: Report) -> str:
+    protocols = "".join(
+        f"<dt><code>{esc(name)}</code></dt><dd>{esc(words)}</dd>" for name, words in report.protocols.items()
+    )
+    factors = dict.fromkeys(s for row in report.rows if row.footprint for s in row.footprint.sources)
+    assumptions = "".join(f"<li>{esc(line)}</li>" for line in (*report.assumptions, *factors))
+    parts = ["<section><h2>Protocols and assumptions</h2>"]
+    if protocols:
+        parts.append(f'<div class="box"><h3>Protocols</h3><dl>{protocols}</dl></div>')
+    if assumptions:
+        parts.append(f'<div class="box"><h3>Assumptions</h3><ul>{assumptions}</ul></div>')
+    parts.append(f'<div class="box" id="rule"><h3>How a verdict is reached</h3><p>{esc(RULE)}</p></div>')
+    if report.overlap:
+        caption = "Images that two roles share, by content hash."
+        parts.append(f"<h3>Overlap between roles</h3>{tables.html(caption, *tables.overlaps(report))}")
+    else:
+        parts.append("<h3>Overlap between roles</h3><p>Not checked.</p>")
+    return "".join([*parts, "</section>"])
+
+
+def _failures(report: Report) -> str:
+    if not report.failed:
+        return "<section><h2>What failed</h2><p>Nothing.</p></section>"
+    table = tables.html("Runs without a result; they are in no other table.", *tables.failures(report.failed))
+    return f"<section><h2>What failed</h2>{table}</section>"
+
+
+def _reproduce(report: Report) -> str:
+    command = f"<pre><code>{esc(report.command)}</code></pre>" if report.command else "<p>No command was recorded.</p>"
+    citation = f"<h3>Cite</h3><p>{esc(report.citation)}</p>" if report.citation else ""
+    return (
+        f"<section><h2>Reproduce and cite</h2>{command}{citation}"
+        "<p>The same numbers as data: <code>points.csv</code> (a line a run and score) and <code>report.json</code> "
+        f"(everything on this page) lie beside this file.</p>{_runs(report.rows)}</section>"
+    )
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    return tables.html("Every run.", *tables.runs(rows))

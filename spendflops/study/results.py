@@ -1,0 +1,122 @@
+"""From run directories to the rows of a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spendflops.accounts import budget as budgets
+from spendflops.accounts.footprint import Footprint, estimate
+from spendflops.engine.describe import describe
+from spendflops.engine.rundir import read_json
+from spendflops.study.grid import Planned
+from spendflops.study.points import Row, Score
+
+
+def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
+    """The row of a run that did not finish."""
+    return Row(**_common(planned, folder), status=f"failed: {reason}")
+
+
+def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> Row:
+    """The row of a finished run."""
+    main = result["stages"][-1]
+    flops, seconds = dict(result["flops"]), dict(result["seconds"])
+    prior = flops.pop("prior")
+    seconds["wasted"] = 0.0
+    if planned.kind == "transfer":
+        parent = planned.recipe.stages[0].init[0].run
+        flops["pretrain"] = prior
+        seconds["pretrain"] = (read_json(Path(parent or "") / "result.json") or {})["seconds"]["pretrain"]
+    trained = "pretrain" if result["phases"]["pretrain"] else "transfer"
+    hardware = result["hardware_flops"][trained]
+    return Row(
+        **_common(planned, folder),
+        flops=flops,
+        hardware_flops=hardware,
+        hardware_reason="" if hardware is not None else "the compiled program holds a call that cannot be counted",
+        phases=result["phases"][trained],
+        images_seen=main["examples"] if planned.kind == "baseline" else sum(s["examples"] for s in result["stages"]),
+        epochs=main["epochs"],
+        steps=main["steps"],
+        seconds=seconds,
+        device=", ".join(sorted(set(result["devices"]))),
+        scores=tuple(_score(s) for s in result["scores"]),
+        footprint=_footprint(planned, sum(seconds.values()), result["devices"]),
+        versions=(read_json(folder / "environment.json") or {}).get("packages", {}),
+    )
+
+
+def _common(planned: Planned, folder: Path) -> dict[str, Any]:
+    stage = planned.recipe.stages[-1]
+    backbone = describe(stage.backbone)
+    return {
+        "run_id": planned.run_id,
+        "label": planned.label,
+        "kind": planned.kind,
+        "backbone": f"{backbone['@'].split('.')[-1]} {backbone.get('dim', '')}x{backbone.get('depth', '')}".strip(),
+        "dataset": "" if planned.label == "random" else f"{stage.dataset.info.name} {stage.split}",
+        "seed": planned.seed,
+        "budget": None if planned.budget is None else _flops(planned.budget),
+        "config_hash": planned.run_id.rsplit("-", 1)[-1],
+        "settings": settings(planned),
+        "folder": os.fspath(folder),
+    }
+
+
+def _flops(budget: str) -> int | None:
+    parsed = budgets.parse(budget)
+    return int(parsed.amount) if parsed.unit == "flops" else None
+
+
+def settings(planned: Planned) -> dict[str, Any]:
+    """The options of a run, flat, for the table of what differs between rows."""
+    flat: dict[str, Any] = {}
+    for position, stage in enumerate(planned.recipe.stages):
+        prefix = "" if len(planned.recipe.stages) == 1 else f"stage {position + 1} "
+        described = describe(stage)
+        described.pop("name", None)
+        described.pop("init", None)
+        _flatten(described, prefix, flat)
+    return flat
+
+
+def _flatten(value: Any, name: str, into: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flatten(inner, name if key == "@" else f"{name}.{key}".strip("."), into)
+    else:
+        into[name.strip() or "stage"] = value if not isinstance(value, list) else ", ".join(map(str, value))
+
+
+def _score(score: Mapping[str, Any]) -> Score:
+    values, primary = score["values"], score["primary"]
+    parts = [name for name in values if name.startswith(f"{primary}/")]
+    place = score["data"].get("query") or next(iter(score["data"].values()))
+    dataset, _, split = place.partition(":")
+    sd = values.get(f"{primary}_sd")
+    return Score(
+        evaluator=score["evaluation"],
+        protocol=score["protocol"],
+        metric=primary,
+        value=100 * values[primary],
+        sd=None if sd is None or len(parts) < 2 else 100 * sd,
+        n=max(len(parts), 1),
+        spread=score["spread"],
+        higher_is_better=score["higher_is_better"],
+        dataset=dataset,
+        split=split,
+        unit="%",
+    )
+
+
+def _footprint(planned: Planned, seconds: float, devices: list[str]) -> Footprint:
+    return estimate(
+        hours=seconds / 3600,
+        device=devices[0],
+        devices=len(devices),
+        cores=os.cpu_count() or 1,
+        watts=planned.recipe.watts,
+    )
