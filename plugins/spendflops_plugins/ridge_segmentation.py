@@ -158,7 +158,7 @@ def _confusion(ridge: Ridge, tokens: np.ndarray, masks: np.ndarray, classes: int
 
 
 def _classes(info: DatasetInfo, *masks: np.ndarray) -> int:
-    largest = max((int(m[m != IGNORE].max(initial=-1)) for m in masks), default=-1)
+    largest = max((int(m[m != IGNORE].astype(int).max(initial=-1)) for m in masks), default=-1)
     if info.mask_classes and largest >= len(info.mask_classes):
         raise DataError(
             f"a mask of {info.name} has label {largest}",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import io
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gin import config as gin_config
 from gin import selector_map
 
 from spendflops.config import strict, types
-from spendflops.config.core import PLUGINS, SLOTS, UNBUILT, Configurable, load_named
-from spendflops.config.scan import Binding, Scan, Source, scan
+from spendflops.config.core import PLUGINS, SLOTS, Configurable, load_named, named_by_strings, unbuilt
+from spendflops.config.scan import Binding, Macro, Reference, Scan, Source, label, scan
 from spendflops.contracts import errors
 
 _LOCK = threading.RLock()
@@ -45,12 +44,12 @@ class _ExactMap(selector_map.SelectorMap):
 def cage() -> Iterator[None]:
     """A fresh gin inside the block; whatever gin held before is back afterwards, whoever put it there."""
     registry, constants = _ExactMap(), _ExactMap()
-    for selector, configurable in _BUILTINS:
-        registry[selector] = configurable
     constants["gin.REQUIRED"] = gin_config.REQUIRED
+    for selector, builtin in _BUILTINS:
+        registry[selector] = builtin
     fresh = {
         "_REGISTRY": registry,
-        "_INVERSE_REGISTRY": {c.wrapped: c for _, c in _BUILTINS},
+        "_INVERSE_REGISTRY": {builtin.wrapped: builtin for _, builtin in _BUILTINS},
         "_RENAMED_SELECTORS": {},
         "_CONFIG": {},
         "_IMPORTS": set(),
@@ -72,35 +71,28 @@ def cage() -> Iterator[None]:
             vars(gin_config).update(before)
 
 
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """The root object and gin's account of how it was made."""
-
-    object: Any
-    operative: str
-
-
-def build(sources: tuple[Source, ...], root: str) -> Built:
+def build(sources: Sequence[Source], root: str) -> tuple[Any, str]:
     """Parses, checks and builds; nothing is compiled.
+
+    Returns:
+        The root object, which holds nothing of gin, and gin's operative configuration.
 
     Raises:
         errors.ConfigError: Any mistake, with its place.
     """
+    sources = [*sources, *named_by_strings(scan(sources))]
     scanned = scan(sources)
     strict.check_macros(scanned)
-    known, strings = load_named(scanned)
-    if root not in known:
-        raise errors.ConfigError(
-            f"nothing sets a parameter of {root}",
-            why=f"read {', '.join(dict.fromkeys(s.name for s in sources)) or 'no file'}",
-            fix=f"give a gin file with lines `{root}.parameter = ...`",
-        )
+    strict.check_references(scanned)
+    known = load_named(scanned)
     strict.check_parameters(scanned, known)
-    strict.check_parentheses(scanned)
+    if root not in known:
+        files = ", ".join(dict.fromkeys(s.name for s in sources)) or "no file"
+        fix = f"name an objective, or give a gin file with lines `{root}.parameter = ...`"
+        raise errors.ConfigError(f"nothing sets a parameter of {root}", why=f"read {files}", fix=fix)
     with cage():
-        session = _Session(scanned, known, strings)
         for configurable in known.values():
-            session.register(configurable)
+            _register(configurable, scanned)
         try:
             for source in sources:
                 gin_config.parse_config(io.StringIO(source.text))
@@ -114,97 +106,46 @@ def build(sources: tuple[Source, ...], root: str) -> Built:
         except RecursionError:
             raise errors.ConfigError("the references go round in a circle", why="gin calls them without end") from None
         strict.check_used(scanned, gin_config._OPERATIVE_CONFIG)
-        return Built(made, gin_config.operative_config_str(max_line_length=120))
+        return made, gin_config.operative_config_str(max_line_length=120)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Session:
-    scan: Scan
-    known: Mapping[str, Configurable]
-    strings: Mapping[tuple[str, str], str]
+def _register(configurable: Configurable, scanned: Scan) -> None:
+    """Shows gin a factory with the options of the configurable, in the place of its class."""
 
-    def register(self, configurable: Configurable) -> None:
-        """Shows gin a factory that has the options of the configurable as its signature."""
-
-        def factory(**options: Any) -> Any:
-            try:
-                return self._make(configurable, options)
-            except errors.SpendflopsError as error:
-                raise _Escape(error) from error
-
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        factory.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in configurable.parameters.values()])
-        factory.__module__ = None  # gin would put it before the selector.
-        factory.configurable = configurable  # functools.wraps carries it to what gin hands out.
-        gin_config.external_configurable(factory, name=configurable.selector)
-
-    def _make(self, configurable: Configurable, options: Mapping[str, Any]) -> Any:
-        selector = configurable.selector
-        ready = {name: self._ready(configurable, name, value) for name, value in options.items()}
-        missing = [name for name in configurable.required if name not in ready]
-        if missing:
-            scope = gin_config.current_scope_str()
-            inside = f" in scope {scope!r}" if scope else ""
-            lines = " ".join(f"`{scope + '/' if scope else ''}{selector}.{name} = ...`" for name in missing)
-            raise errors.ConfigError(
-                f"{selector}{inside} needs {', '.join(missing)}", why="there is no default", fix=f"add {lines}"
-            )
+    def factory(**options: Any) -> Any:
         try:
-            return configurable.make(ready)
-        except errors.SpendflopsError:
-            raise
-        except Exception as error:
-            raise errors.ConfigError(
-                f"{selector} cannot be made with {', '.join(f'{k}={v!r}' for k, v in ready.items()) or 'its defaults'}",
-                why=f"{type(error).__name__}: {error}; bound at {self._places(selector, ready)}",
-            ) from error
+            return _make(configurable, options, scanned)
+        except errors.SpendflopsError as error:
+            raise _Escape(error) from error
 
-    def _ready(self, configurable: Configurable, name: str, value: Any) -> Any:
-        """A value as the constructor takes it: references called, strings that name plugins looked up, types right."""
-        group = SLOTS.get((configurable.selector, name))
-        if group and isinstance(value, str):
-            selector = self.strings.get((group, value)) or f"{group}.{value}"
-            if selector not in self.known:
-                binding = self._binding(configurable.selector, name)
-                right = f"@{group}.{value}{'' if group in ('backbones', 'objectives') else '()'}"
-                raise errors.ConfigError(
-                    f"{binding.place}: {binding} = {value!r} names no plugin",
-                    why="a string names a class as 'package.module:Class', or a distribution as 'name@distribution'",
-                    fix=f"write {right}",
-                )
-            value = gin_config.get_configurable(selector)()
-        else:
-            value = _called(value)
-        made = getattr(value, "func", None) if group in UNBUILT else None
-        wrong = made and next((c for c in self.known.values() if c.target is made and c.group != group), None)
-        if wrong:
-            binding = self._binding(configurable.selector, name)
-            raise errors.ConfigError(
-                f"{binding.place}: {binding} wants one of the {group}", why=f"{wrong.selector} is none of them"
-            )
-        if name not in configurable.hints:
-            return value
-        try:
-            return types.conform(value, configurable.hints[name])
-        except types.Mismatch as mismatch:
-            raise self._mismatch(configurable, name, mismatch) from None
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    factory.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in configurable.parameters.values()])
+    factory.__module__ = None  # gin would put it before the selector.
+    factory.configurable = configurable  # functools.wraps carries it to what gin hands out.
+    gin_config.external_configurable(factory, name=configurable.selector)
 
-    def _mismatch(self, configurable: Configurable, name: str, mismatch: types.Mismatch) -> errors.ConfigError:
-        binding = self._binding(configurable.selector, name)
-        shown = mismatch.value if isinstance(mismatch.value, (str, int, float, tuple, list, dict, type(None))) else None
-        what = repr(shown) if shown is mismatch.value else f"a {type(mismatch.value).__name__}"
-        return errors.ConfigError(
-            f"{binding.place}: {binding} cannot be {what}{strict.macro_of(binding, self.scan)}",
-            why=f"{configurable.selector} takes {name}: {types.spell(configurable.hints[name])}",
-            fix=types.repair(mismatch.value, mismatch.hint),
-        )
 
-    def _binding(self, selector: str, parameter: str) -> Binding:
-        effective = self.scan.effective
-        return effective[strict.winner(effective, gin_config.current_scope_str(), selector, parameter)]
-
-    def _places(self, selector: str, options: Mapping[str, Any]) -> str:
-        return ", ".join(str(self._binding(selector, name).place) for name in options) or "no line: all are defaults"
+def _make(configurable: Configurable, options: Mapping[str, Any], scanned: Scan) -> Any:
+    selector, scope = configurable.selector, gin_config.current_scope_str()
+    bound = {p: scanned.effective[strict.winner(scanned.effective, scope, selector, p)] for p in options}
+    ready = {
+        name: _conform(configurable, name, _called(value), bound[name], scanned) for name, value in options.items()
+    }
+    missing = [n for n, p in configurable.parameters.items() if p.default is p.empty and n not in ready]
+    if missing:
+        lines = ", ".join(f"`{label(scope, selector, name)} = ...`" for name in missing)
+        inside = f" in scope {scope!r}" if scope else ""
+        raise errors.ConfigError(f"{selector}{inside} needs {', '.join(missing)}", why="no default", fix=f"add {lines}")
+    try:
+        return configurable.make(ready)
+    except errors.SpendflopsError:
+        raise
+    except Exception as error:
+        raise errors.ConfigError(
+            f"{selector} cannot be made with {', '.join(f'{k}={v!r}' for k, v in ready.items()) or 'its defaults'}",
+            why=f"{type(error).__name__}: {error}",
+            fix=f"see {', '.join(b.place for b in bound.values())}" if bound else "",
+        ) from error
 
 
 def _called(value: Any) -> Any:
@@ -213,6 +154,22 @@ def _called(value: Any) -> Any:
         return value()
     if isinstance(value, (tuple, list)):
         return type(value)(_called(v) for v in value)
-    if isinstance(value, dict):
-        return {key: _called(v) for key, v in value.items()}
-    return value
+    return {key: _called(v) for key, v in value.items()} if isinstance(value, dict) else value
+
+
+def _conform(configurable: Configurable, name: str, value: Any, binding: Binding, scanned: Scan) -> Any:
+    try:
+        return types.conform(value, configurable.hints[name]) if name in configurable.hints else value
+    except types.Mismatch as mismatch:
+        wrong, fix = mismatch.value, types.repair(mismatch.value, mismatch.hint)
+    group = SLOTS.get((configurable.selector, name))
+    if group and isinstance(wrong, str):
+        fix = f"write {Reference('', f'{group}.{wrong}', not unbuilt(f'{group}.{wrong}'))!r}"
+    literal = isinstance(wrong, (str, int, float, tuple, list, dict, type(None)))
+    macro = scanned.macros.get(binding.value.name) if isinstance(binding.value, Macro) else None
+    raise errors.ConfigError(
+        f"{binding.place}: {binding} cannot be {repr(wrong) if literal else f'a {type(wrong).__name__}'}"
+        + (f", the value of the macro {macro} at {macro.place}" if macro else ""),
+        why=f"{configurable.selector} takes {name}: {types.spell(configurable.hints[name])}",
+        fix=fix,
+    )

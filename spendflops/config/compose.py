@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from spendflops.config import presets
 from spendflops.config.cage import build
-from spendflops.config.core import PLUGINS, string_selector
-from spendflops.config.scan import FLAGS, Macro, Reference, Source, join, read, scan, split
+from spendflops.config.core import PLUGINS, selector_of, unbuilt
+from spendflops.config.scan import MACRO, Key, Reference, Source, join, label, read, scan, split
 from spendflops.contracts import errors, registry
 from spendflops.engine.describe import describe
 
@@ -60,22 +59,13 @@ class Loaded:
     chosen: tuple[str, ...]
 
 
-@dataclasses.dataclass
-class _Choice:
-    """A name of the command line: the files that it brings and the lines that select it."""
-
-    said: str
-    files: list[Source]
-    lines: list[str]
-
-
 def compose(
     *,
     objective: str | None = None,
     backbone: str | None = None,
     dataset: str | None = None,
     eval_dataset: str | None = None,
-    budget: str | None = None,
+    budget: str | float | None = None,
     gin_files: Sequence[str] = (),
     bindings: Sequence[str] = (),
     base: str | None = None,
@@ -86,7 +76,7 @@ def compose(
         objective: Preset, entry point, ``name@distribution`` or ``package.module:Class``.
         backbone: Likewise.
         dataset: Likewise; ``name:path`` gives the constructor's ``path``.
-        eval_dataset: Likewise.
+        eval_dataset: Likewise; by default the preset's own, else the data set.
         budget: ``3e18``, ``"20 epochs"``.
         gin_files: Files, or presets by their path below ``gin/``.
         bindings: Statements in gin.
@@ -96,23 +86,27 @@ def compose(
         errors.ConfigError: An unknown name, a file that is not there, a syntax error.
     """
     base = base or (BASE if objective else None)
-    named = [("backbone", backbone, _backbone), ("objective", objective, _objective), ("dataset", dataset, _dataset)]
-    named += [("eval_dataset", eval_dataset, lambda name: _dataset(name, EVAL_DATASET))]
-    choices = [(flag, name, choose(name)) for flag, name, choose in named if name]
-    sources = _file(base) if base else []
-    for _, _, choice in choices:
+    named = (
+        ("backbone", backbone, _backbone),
+        ("objective", objective, _objective),
+        ("dataset", dataset, _dataset),
+        ("eval_dataset", eval_dataset, _eval_dataset),
+    )
+    choices = [(flag, name, *choose(name)) for flag, name, choose in named if name]
+    sources = read(base) if base else []
+    for _, _, choice, _ in choices:
         sources += choice.files
-    for flag, _, choice in choices:
-        sources.append(Source(f"--{flag}", "\n".join(choice.lines) + "\n"))
-    if dataset and not eval_dataset and EVAL_DATASET not in scan(sources).macros:
-        sources.append(Source("--dataset", f"\n\n\n\n{EVAL_DATASET} = %{DATASET}\n", line=5, preset=True))
+    defines_eval = eval_dataset or EVAL_DATASET in scan(sources).macros
+    # What a name selects stands after all presets, under the name of its flag: a flag without effect is an error.
+    sources += [Source(f"--{flag}", "\n".join([*choice.lines, *lines]) + "\n") for flag, _, choice, lines in choices]
+    if dataset and not defines_eval:
+        sources.append(Source("--dataset", f"{EVAL_DATASET} = %{DATASET}\n", preset=True))
     for file in gin_files:
-        sources += _file(file)
+        sources += read(file)
     if budget is not None:
         sources.append(Source("--budget", f"Recipe.budget = {str(budget)!r}\n"))
-    if bindings:
-        sources += split("\n".join(bindings) + "\n", name=FLAGS)
-    return Composition(tuple(sources), tuple(f"{flag} {name}: {choice.said}" for flag, name, choice in choices))
+    sources += split("\n".join(bindings) + "\n", name="--gin") if bindings else []
+    return Composition(tuple(sources), tuple(f"{flag} {name}: {choice.said}" for flag, name, choice, _ in choices))
 
 
 def load(composition: Composition, *, root: str = "Recipe") -> Loaded:
@@ -121,111 +115,82 @@ def load(composition: Composition, *, root: str = "Recipe") -> Loaded:
     Raises:
         errors.ConfigError: Any mistake, with its file and line.
     """
-    built = build(composition.sources, root)
-    return Loaded(
-        object=built.object,
-        given=composition.given,
-        operative=built.operative,
-        json=describe(built.object),
-        chosen=composition.chosen,
-    )
+    made, operative = build(composition.sources, root)
+    return Loaded(made, composition.given, operative, describe(made), composition.chosen)
 
 
-def _file(name: str) -> list[Source]:
-    found = presets.resolve(name)
-    if found is None:
-        raise errors.ConfigError(
-            f"there is no gin file {name!r}{errors.suggest(name, presets.relative_names())}",
-            why="searched: " + ", ".join(presets.searched()),
-        )
-    path, shown, library = found
-    return read(Path(path), name=shown, preset=library)
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """What a name stands for: the value that it selects, a preset's files, what to print, where a plugin comes from."""
+
+    value: Any
+    files: list[Source]
+    said: str
+    lines: list[str]
 
 
-def _preset(group: str, name: str) -> list[Source]:
-    """The files of a preset, or nothing where there is no such preset."""
-    found = presets.resolve(f"{presets.KINDS[group]}/{name}.gin")
-    return read(found[0], name=found[1], preset=True) if found else []
-
-
-def _plugin(group: str, name: str) -> tuple[str, str, list[str]]:
-    """(selector, what to print, the line that says where it comes from) of a plugin without a preset."""
+def _choose(group: str, name: str, key: Key) -> _Choice:
+    """A preset, in which ``key`` is bound to the value, or else a plugin."""
+    bare, _, distribution = name.partition("@")
+    kind, file = presets.KINDS[group], f"{presets.KINDS[group]}/{bare}.gin"
     if ":" in name:
-        selector = string_selector(group, name)
-        return selector, f"the class {name} with its defaults", [_origin(selector, name)]
-    known = sorted({*presets.names(presets.KINDS[group]), *(e.name for e in registry.entries((group,)))})
-    try:
-        entry = registry.find(group, name)
-    except errors.PluginError as error:
-        if name.partition("@")[0] in known:
-            raise
-        raise errors.PluginError(
-            f"unknown {group.rstrip('s')} {name!r}{errors.suggest(name, known)}",
-            why=f"presets in {presets.KINDS[group]}/ and installed {group}: {', '.join(known) or 'none'}",
-            fix=error.fix,
-        ) from None
-    lines = [_origin(entry.selector, name)] if "@" in name else []
-    return entry.selector, f"{entry.selector} of {entry.distribution} {entry.version} with its defaults", lines
-
-
-def _origin(selector: str, string: str) -> str:
-    return f"{PLUGINS}{selector} = {string!r}"
-
-
-def _main(files: list[Source], group: str, key: tuple[str, str, str], distribution: str) -> tuple[Any, str, list[str]]:
-    """What a preset binds ``key`` to, what to print, and the line that chooses a distribution."""
-    binding = scan(files).effective.get(key)
-    wanted = f"{key[0]}/Stage.{key[2]}".lstrip("/") if key[1] == "Stage" else key[0]
-    if binding is None:
-        raise errors.ConfigError(f"the preset {files[-1].name} does not bind {wanted}", fix=f"add `{wanted} = ...`")
-    value, lines = binding.value, []
-    if distribution:
-        if not isinstance(value, Reference):
-            raise errors.ConfigError(f"{binding.place}: no distribution can be chosen for {value!r}")
-        plugin = f"{value.selector.removeprefix(group + '.')}@{distribution}"
-        registry.find(group, plugin)
-        lines = [_origin(value.selector, plugin)]
-    return value, f"preset {files[-1].name}", lines
-
-
-def _backbone(name: str) -> _Choice:
-    bare, _, distribution = name.partition("@")
-    if files := _preset("backbones", bare):
-        value, said, lines = _main(files, "backbones", ("", "Stage", "backbone"), distribution)
-        return _Choice(said, files, [*lines, f"Stage.backbone = {value!r}"])
-    selector, said, lines = _plugin("backbones", name)
-    return _Choice(said, [], [*lines, f"Stage.backbone = @{selector}"])
-
-
-def _objective(name: str) -> _Choice:
-    bare, _, distribution = name.partition("@")
-    if files := _preset("objectives", bare):
-        value, said, lines = _main(files, "objectives", (bare, "Stage", "objective"), distribution)
-        return _Choice(said, files, [*lines, f"{STAGE} = @{bare}/Stage()", f"{bare}/Stage.objective = {value!r}"])
-    selector, said, lines = _plugin("objectives", name)
-    scope = selector.removeprefix("objectives.")
-    lines += [f"{STAGE} = @{scope}/Stage()", f"{scope}/Stage.objective = @{selector}"]
-    return _Choice(said, [], [*lines, f"{scope}/Stage.views = @{selector}.views()"])
-
-
-def _dataset(name: str, macro: str = DATASET) -> _Choice:
-    head, colon, path = name.partition(":")
-    bare, _, distribution = head.partition("@")
-    known = {e.name for e in registry.entries(("datasets",))}
-    files = _preset("datasets", bare)
-    if files:
-        value, said, lines = _main(files, "datasets", (DATASET, "gin.macro", "value"), distribution)
-        scope, selector = (value.scope, value.selector) if isinstance(value, Reference) else ("", "")
+        selector = selector_of(group, name)
+        said, origin = f"the class {name} with its defaults", name
+    elif presets.resolve(file):
+        files = [dataclasses.replace(source, preset=True) for source in read(file)]
+        binding = scan(files).effective.get(key)
+        if binding is None:
+            wanted = key[0] if key[1] == MACRO else label(*key)
+            raise errors.ConfigError(f"the preset {files[-1].name} does not bind {wanted}", fix=f"add `{wanted} = ...`")
+        selector = binding.value.selector if isinstance(binding.value, Reference) else ""
+        origin = f"{selector.partition('.')[2]}@{distribution}" if distribution else ""
+        if origin:
+            registry.find(group, origin)
+        lines = [f"{PLUGINS}{selector} = {origin!r}"] if origin else []
+        return _Choice(binding.value, files, f"preset {files[-1].name}", lines)
     else:
-        # `folder:photos` is a data set and its path; `my.module:Class` is a class.
-        with_path = bool(colon) and (bare in known or "." not in head)
-        selector, said, lines = _plugin("datasets", head if with_path else name)
-        scope = "data" if macro == DATASET else "eval_data"
-        value, path = Reference(scope, selector, True), path if with_path else ""
-    lines = [*lines, f"{macro} = {value!r}"]
+        known = sorted({*presets.names(kind), *(e.name for e in registry.entries((group,)))})
+        if bare not in known:
+            raise errors.PluginError(
+                f"unknown {group.rstrip('s')} {name!r}{errors.suggest(bare, known)}",
+                why=f"presets in {kind}/ and installed {group}: {', '.join(known) or 'none'}",
+                fix="a plugin that was just added needs `pip install -e .` again",
+            )
+        entry = registry.find(group, name)
+        selector, origin = entry.selector, name if distribution else ""
+        said = f"{selector} of {entry.distribution} {entry.version} with its defaults"
+    lines = [f"{PLUGINS}{selector} = {origin!r}"] if origin else []
+    return _Choice(Reference("", selector, not unbuilt(selector)), [], said, lines)
+
+
+def _backbone(name: str) -> tuple[_Choice, list[str]]:
+    choice = _choose("backbones", name, ("", "Stage", "backbone"))
+    return choice, [f"Stage.backbone = {choice.value!r}"]
+
+
+def _objective(name: str) -> tuple[_Choice, list[str]]:
+    bare = name.partition("@")[0]
+    choice = _choose("objectives", name, (bare, "Stage", "objective"))
+    scope = bare if choice.files else choice.value.selector.partition(".")[2]
+    views = [] if choice.files else [f"{scope}/Stage.views = @{choice.value.selector}.views()"]
+    return choice, [f"{STAGE} = @{scope}/Stage()", f"{scope}/Stage.objective = {choice.value!r}", *views]
+
+
+def _dataset(name: str, macro: str = DATASET) -> tuple[_Choice, list[str]]:
+    head, _, path = name.partition(":")
+    known = {*presets.names("data"), *(e.name for e in registry.entries(("datasets",)))}
+    if path and "." in head and head.partition("@")[0] not in known:
+        head, path = name, ""  # `folder:photos` is a data set and its path, `my.module:Class` is a class.
+    choice = _choose("datasets", head, (DATASET, MACRO, "value"))
+    value = choice.value if choice.files else dataclasses.replace(choice.value, scope=macro.lower())
+    lines = [f"{macro} = {value!r}"]
+    if path and not isinstance(value, Reference):
+        raise errors.ConfigError(f"{name!r}: this preset is no single data set, so it takes no path")
     if path:
-        if isinstance(value, Macro) or not selector:
-            raise errors.ConfigError(f"{name!r}: this preset is no single data set, so it takes no path")
-        lines.append(f"{scope + '/' if scope else ''}{selector}.path = {path!r}")
-        said += f", path = {path!r}"
-    return _Choice(said, files, lines)
+        choice = dataclasses.replace(choice, said=f"{choice.said}, path = {path!r}")
+        lines.append(f"{label(value.scope, value.selector, 'path')} = {path!r}")
+    return choice, lines
+
+
+def _eval_dataset(name: str) -> tuple[_Choice, list[str]]:
+    return _dataset(name, EVAL_DATASET)

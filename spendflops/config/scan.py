@@ -7,6 +7,7 @@ are taken apart at their ``include`` statements, so that what is left is one lis
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import re
 import tokenize
@@ -21,20 +22,12 @@ from spendflops.contracts import errors
 
 MACRO = "gin.macro"
 """The selector under which gin keeps a macro; its name is the scope, its parameter is ``value``."""
-FLAGS = "--gin"
 _SECTION = re.compile(r"^# >>> (.+):(\d+)( preset)?$")
-_INCLUDE = re.compile(r"^include\s")
+_ARITHMETIC = re.compile(r"[\w)]\s*(\*\*?|//?|\+|-|%)\s*[\w(]")
+_WORDS = {"true": "True", "false": "False", "null": "None", "none": "None"}
 
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A line of a file, or the number of a ``--gin`` flag."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+Key = tuple[str, str, str]
+"""Scope, selector and parameter of a binding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +51,6 @@ class Macro:
     def __repr__(self) -> str:
         return f"%{self.name}"
 
-    @property
-    def required(self) -> bool:
-        """Whether this is the mark of a value that must be overridden."""
-        return self.name in ("gin.REQUIRED", "REQUIRED")
-
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
@@ -72,16 +60,21 @@ class Binding:
     selector: str
     parameter: str
     value: Any
-    place: Place
+    file: str
+    line: int
     preset: bool
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         return self.scope, self.selector, self.parameter
 
     @property
     def is_macro(self) -> bool:
         return self.selector == MACRO
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
 
     def __str__(self) -> str:
         return self.scope if self.is_macro else label(*self.key)
@@ -89,7 +82,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Text without includes.
+    """Text without includes, from one file or flag.
 
     Attributes:
         name: How messages call it.
@@ -106,20 +99,21 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """All statements in order. ``effective`` holds what gin will see: of equal keys, the last one."""
+    """All statements in order."""
 
     bindings: tuple[Binding, ...]
 
-    @property
-    def effective(self) -> dict[tuple[str, str, str], Binding]:
+    @functools.cached_property
+    def effective(self) -> dict[Key, Binding]:
+        """What gin will see: of equal keys, the last one."""
         return {b.key: b for b in self.bindings}
 
-    @property
+    @functools.cached_property
     def macros(self) -> dict[str, Binding]:
         """The effective definition of each macro."""
         return {b.scope: b for b in self.effective.values() if b.is_macro}
 
-    @property
+    @functools.cached_property
     def selectors(self) -> dict[str, Binding]:
         """Every selector that is bound or referenced, with the first statement that names it."""
         found: dict[str, Binding] = {}
@@ -139,83 +133,66 @@ def within(value: Any, kind: type) -> Iterator[Any]:
     """All instances of ``kind`` in a value and the containers it is made of."""
     if isinstance(value, kind):
         yield value
-    elif isinstance(value, Mapping):
-        for pair in value.items():
-            yield from within(pair, kind)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.items() if isinstance(value, Mapping) else value:
             yield from within(item, kind)
 
 
-def read(path: Path, *, name: str, preset: bool = False, _including: tuple[Path, ...] = ()) -> list[Source]:
-    """A file as sources, the files that it includes in their places.
+def read(file: str, *, folder: Path | None = None, preset: bool = False, _outer: tuple[Path, ...] = ()) -> list[Source]:
+    """A file, found through the search path, as sources: the files that it includes are in their places.
 
     Raises:
-        errors.ConfigError: Not readable, not gin, or it includes itself.
+        errors.ConfigError: Not there, not readable, not gin, or it includes itself.
     """
-    if path.resolve() in _including:
-        raise errors.ConfigError(f"{name} includes itself", why=" > ".join(p.name for p in (*_including, path)))
+    found = presets.resolve(file, folder=folder)
+    if found is None:
+        raise errors.ConfigError(**presets.missing(file, folder))
+    path, name, library = found
+    if path.resolve() in _outer:
+        raise errors.ConfigError(f"{name} includes itself", why=" > ".join(p.name for p in (*_outer, path)))
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.ConfigError(f"cannot read {name}", why=str(error)) from error
     if _SECTION.match(text.split("\n", 1)[0]):
         return parts(text)
-    return split(text, name=name, preset=preset, folder=path.parent, _including=(*_including, path.resolve()))
+    return split(text, name=name, preset=preset or library, folder=path.parent, _outer=(*_outer, path.resolve()))
 
 
 def split(
-    text: str, *, name: str, preset: bool = False, folder: Path | None = None, _including: tuple[Path, ...] = ()
+    text: str, *, name: str, preset: bool = False, folder: Path | None = None, _outer: tuple[Path, ...] = ()
 ) -> list[Source]:
     """Text as sources, taken apart at its includes."""
-    lines = text.split("\n")
-    found: list[Source] = []
-    start = 1
-
-    def piece(end: int) -> None:
-        body = lines[start - 1 : end]
-        if any(line.strip() for line in body):
-            found.append(Source(name, "\n" * (start - 1) + "\n".join(body) + "\n", line=start, preset=preset))
-
-    for statement in _statements(Source(name, text, preset=preset)):
-        if not isinstance(statement, config_parser.IncludeStatement):
-            continue
-        line = statement.location.line_num
-        piece(line - 1)
-        included = presets.resolve(statement.filename, folder=folder)
-        if included is None:
-            known = presets.relative_names()
-            raise errors.ConfigError(
-                f"{name}:{line}: no file {statement.filename!r} to include{errors.suggest(statement.filename, known)}",
-                why="searched: " + ", ".join(presets.searched(folder)),
-            )
-        file, shown, library = included
-        found += read(file, name=shown, preset=preset or library, _including=_including)
-        start = line + 1
-    piece(len(lines))
+    lines, found, start = text.split("\n"), [], 0
+    includes = [s for s in statements(Source(name, text)) if isinstance(s, config_parser.IncludeStatement)]
+    for include in [*includes, None]:
+        end = include.location.line_num - 1 if include else len(lines)
+        if any(line.strip() for line in lines[start:end]):
+            body = "\n" * start + "\n".join(lines[start:end]) + "\n"
+            found.append(Source(name, body, line=start + 1, preset=preset))
+        if include:
+            try:
+                found += read(include.filename, folder=folder, preset=preset, _outer=_outer)
+            except errors.ConfigError as error:
+                raise type(error)(f"{name}:{end + 1}: {error.what}", why=error.why, fix=error.fix) from error
+        start = end + 1
     return found
 
 
 def join(sources: Iterable[Source]) -> str:
     """One text that :func:`parts` takes apart again: how a run keeps its configuration as it was given."""
-    return "".join(
-        f"# >>> {s.name}:{s.line}{' preset' if s.preset else ''}\n" + s.text[s.line - 1 :].rstrip("\n") + "\n\n"
-        for s in sources
-    )
+    heads = (f"# >>> {s.name}:{s.line}{' preset' if s.preset else ''}\n" for s in sources)
+    return "".join(head + s.text[s.line - 1 :].rstrip("\n") + "\n\n" for head, s in zip(heads, sources, strict=True))
 
 
 def parts(text: str) -> list[Source]:
     """The inverse of :func:`join`."""
     found: list[Source] = []
-    lines: list[str] = []
     for line in text.split("\n"):
         if head := _SECTION.match(line):
-            first = int(head[2])
-            lines = ["\n" * (first - 1)]
-            found.append(Source(head[1], "", line=first, preset=bool(head[3])))
+            found.append(Source(head[1], "\n" * (int(head[2]) - 1), line=int(head[2]), preset=bool(head[3])))
         elif found:
-            lines.append(line + "\n")
-            found[-1] = dataclasses.replace(found[-1], text="".join(lines))
+            found[-1] = dataclasses.replace(found[-1], text=found[-1].text + line + "\n")
     return found
 
 
@@ -226,30 +203,24 @@ def scan(sources: Sequence[Source]) -> Scan:
         errors.ConfigError: A syntax error, an import, one key bound twice in one file.
     """
     bindings: list[Binding] = []
-    for source in sources:
-        for statement in _statements(source):
-            if isinstance(statement, config_parser.BindingStatement):
-                scope, selector, parameter = statement.scope, statement.selector, statement.arg_name
-                if not parameter:
-                    name = f"{scope}/{selector}" if scope else selector
-                    scope, selector, parameter = name, MACRO, "value"
-                place = Place(source.name, statement.location.line_num)
-                bindings.append(Binding(scope, selector, parameter, statement.value, place, source.preset))
-    _refuse_duplicates(bindings)
-    return Scan(tuple(bindings))
-
-
-def _refuse_duplicates(bindings: Sequence[Binding]) -> None:
     seen: dict[tuple, Binding] = {}
-    for binding in bindings:
-        # A file that two others include is read twice: the same line again is no second opinion.
-        first = seen.setdefault((binding.place.file, *binding.key), binding)
-        if first.place != binding.place:
-            raise errors.ConfigError(
-                f"{binding.place}: {binding} is bound twice in one file",
-                why=f"{first.place} binds it to {first.value!r}, line {binding.place.line} to {binding.value!r}",
-                fix="delete one of the two lines",
-            )
+    for source in sources:
+        for s in statements(source):
+            if not isinstance(s, config_parser.BindingStatement):
+                continue
+            name = f"{s.scope}/{s.selector}" if s.scope else s.selector
+            key = (s.scope, s.selector, s.arg_name) if s.arg_name else (name, MACRO, "value")
+            binding = Binding(*key, s.value, source.name, s.location.line_num, source.preset)
+            # A file that two others include is read twice: the same line again is no second opinion.
+            first = seen.setdefault((source.name, *key), binding)
+            if first.line != binding.line:
+                raise errors.ConfigError(
+                    f"{binding.place}: {binding} is bound twice in one file",
+                    why=f"{first.place} binds it to {first.value!r}, line {binding.line} to {binding.value!r}",
+                    fix="delete one of the two lines",
+                )
+            bindings.append(binding)
+    return Scan(tuple(bindings))
 
 
 class _Recorder(config_parser.ParserDelegate):
@@ -261,38 +232,36 @@ class _Recorder(config_parser.ParserDelegate):
         return Macro(macro_name)
 
 
-def _statements(source: Source) -> list[Any]:
+def statements(source: Source) -> list[Any]:
+    """What gin's parser makes of a source; imports and errors of syntax are refused with their place."""
     try:
-        statements = list(config_parser.ConfigParser(io.StringIO(source.text), _Recorder()))
+        found = list(config_parser.ConfigParser(io.StringIO(source.text), _Recorder()))
     except SyntaxError as error:  # IndentationError is one, too.
-        raise _explain(source, error.msg, error.lineno, error.text) from None
+        raise _explain(source, error.msg, error.lineno or 0) from None
     except tokenize.TokenError as error:
-        raise _explain(source, f"{error.args[0]} (a bracket or a quote is not closed)", error.args[1][0], "") from None
-    for statement in statements:
+        raise _explain(source, f"{error.args[0]}: a bracket or a quote is not closed", error.args[1][0]) from None
+    for statement in found:
         if isinstance(statement, config_parser.ImportStatement):
             raise errors.ConfigError(
                 f"{source.name}:{statement.location.line_num}: gin files have no Python imports",
                 why="plugins are found by their entry points, and only those that are named are imported",
                 fix="delete the line; for a class outside any distribution write the string 'package.module:Class'",
             )
-    return statements
+    return found
 
 
-def _explain(source: Source, message: str, line: int | None, text: str | None) -> errors.ConfigError:
+def _explain(source: Source, message: str, line: int) -> errors.ConfigError:
     """A syntax error in words: gin's own speaks of nodes of Python's syntax tree."""
-    lines = source.text.split("\n")
-    text = (text or (lines[line - 1] if line and line <= len(lines) else "")).strip()
+    text = (*source.text.split("\n"), "")[max(line - 1, 0)].strip()
     found = re.search(r"Failed to parse token '(.+)'", message, re.DOTALL)
-    token = found[1] if found else ""
-    words = {"true": "True", "false": "False", "null": "None", "none": "None"}
-    value = text.partition("=")[2]
-    if token.lower() in words and token not in words.values():
-        fix = f"write {words[token.lower()]} in place of {token}"
+    token, value = found[1] if found else "", text.partition("=")[2]
+    if token.lower() in _WORDS:
+        fix = f"write {_WORDS[token.lower()]} in place of {token}"
     elif token.isidentifier():
         fix = f"quote strings: '{token}'; a macro is %{token}, a reference is @{token}"
-    elif "=" not in text and not _INCLUDE.match(text):
+    elif "=" not in text:
         fix = "a statement is `scope/selector.parameter = value` or `MACRO = value`"
-    elif re.search(r"[\w)]\s*(\*\*?|//?|\+|-|%)\s*[\w(]", value) and "'" not in value and '"' not in value:
+    elif _ARITHMETIC.search(value) and "'" not in value and '"' not in value:
         fix = "gin has no arithmetic: write the number out"
     else:
         fix = "check quotes, brackets and commas"

@@ -9,9 +9,11 @@ import types
 import typing
 from typing import Any
 
+_UNIONS = (typing.Union, types.UnionType)
+
 
 class Mismatch(Exception):
-    """A value that its annotation does not allow; the argument is the value that does not fit, and the annotation."""
+    """A value that its annotation does not allow: the innermost of both."""
 
     def __init__(self, value: Any, hint: Any):
         super().__init__(value, hint)
@@ -26,58 +28,42 @@ def conform(value: Any, hint: Any) -> Any:
     Raises:
         Mismatch: It does not fit.
     """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    args = typing.get_args(hint)
+    base = types.NoneType if hint is None else typing.get_origin(hint) or hint
+    if base in _UNIONS:
         return _union(value, hint, args)
-    if origin is typing.Annotated:
-        return conform(value, args[0])
-    if origin is typing.Literal:
-        return _accept(value, hint, any(value == arm and type(value) is type(arm) for arm in args))
-    if hint is None or hint is type(None):
-        return _accept(value, hint, value is None)
-    if hint is float:
-        _accept(value, hint, isinstance(value, (int, float)) and not isinstance(value, bool))
+    if base is float and type(value) is int:
         return float(value)
-    if hint is int:
-        return _accept(value, hint, isinstance(value, int) and not isinstance(value, bool))
-    base = origin or hint
-    if base is tuple:
-        return _tuple(value, hint, args)
-    if base is collections.abc.Callable:
-        return _accept(value, hint, callable(value))
-    if base in (list, collections.abc.Sequence, set, frozenset):
-        _accept(value, hint, not isinstance(value, str) and isinstance(value, base))
-        return type(value)(conform(v, args[0]) for v in value) if args else value
-    if isinstance(base, type) and issubclass(base, collections.abc.Mapping):
-        _accept(value, hint, isinstance(value, base))
-        return {conform(k, args[0]): conform(v, args[1]) for k, v in value.items()} if len(args) == 2 else value
-    if isinstance(base, type):
-        try:
-            return _accept(value, hint, isinstance(value, base))
-        except TypeError:
-            return value  # A protocol that cannot be checked at run time.
-    return value
-
-
-def _accept(value: Any, hint: Any, fits: bool) -> Any:
+    try:
+        fits = (
+            any(value == arm and type(value) is type(arm) for arm in args)
+            if base is typing.Literal
+            else not isinstance(base, type)
+            or (
+                isinstance(value, base)
+                and not (base is int and isinstance(value, bool))
+                and not (base is collections.abc.Sequence and isinstance(value, str))
+            )
+        )
+    except TypeError:  # A protocol that cannot be checked at run time.
+        return value
     if not fits:
         raise Mismatch(value, hint)
+    if isinstance(value, tuple) and base is tuple and args:
+        arms = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        if len(arms) != len(value):
+            raise Mismatch(value, hint)
+        return tuple(conform(v, arm) for v, arm in zip(value, arms, strict=True))
+    if isinstance(value, (list, tuple)) and len(args) == 1:
+        return type(value)(conform(v, args[0]) for v in value)
+    if isinstance(value, dict) and len(args) == 2:
+        return {conform(k, args[0]): conform(v, args[1]) for k, v in value.items()}
     return value
 
 
-def _tuple(value: Any, hint: Any, args: tuple) -> tuple:
-    _accept(value, hint, isinstance(value, tuple))
-    if not args:
-        return value
-    if args[-1] is Ellipsis:
-        return tuple(conform(v, args[0]) for v in value)
-    _accept(value, hint, len(value) == len(args))
-    return tuple(conform(v, arm) for v, arm in zip(value, args, strict=True))
-
-
-def _union(value: Any, hint: Any, args: tuple) -> Any:
+def _union(value: Any, hint: Any, arms: tuple) -> Any:
     fits = []
-    for arm in args:
+    for arm in arms:
         try:
             fits.append(conform(value, arm))
         except Mismatch:
@@ -89,21 +75,17 @@ def _union(value: Any, hint: Any, args: tuple) -> Any:
 
 def repair(value: Any, hint: Any) -> str:
     """How to write the value so that it fits, or an empty string."""
-    arms = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    arms = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
     bases = [typing.get_origin(arm) or arm for arm in arms]
-    if isinstance(value, list) and tuple in bases:
-        return f"write a tuple, {tuple(value)!r}"
     if tuple in bases:
-        return f"a tuple of one has a comma: ({value!r},)"
-    if isinstance(value, str) and any(b in (int, float, bool) for b in bases):
+        return f"write the tuple {tuple(value) if isinstance(value, (list, tuple)) else (value,)!r}"
+    if isinstance(value, str) and {int, float, bool} & {b for b in bases if isinstance(b, type)}:
         return f"write {value} without quotes"
     if isinstance(value, float) and int in bases and value.is_integer():
         return f"write {int(value)}"
     if isinstance(value, int) and bool in bases:
         return f"write {bool(value)}"
-    if str in bases:
-        return f"write {str(value)!r}, with quotes"
-    return ""
+    return f"write {str(value)!r}, with quotes" if str in bases else ""
 
 
 def spell(hint: Any) -> str:
@@ -113,17 +95,17 @@ def spell(hint: Any) -> str:
 
 def hints(target: Any) -> dict[str, Any]:
     """The annotations of a constructor's or function's arguments; those that cannot be resolved are left out."""
-    source = target
-    if inspect.isclass(target) and not hasattr(target, "__dataclass_fields__"):
-        source = target.__init__
+    plain = inspect.isclass(target) and not hasattr(target, "__dataclass_fields__")
+    source = target.__init__ if plain else target
     try:
         return typing.get_type_hints(source)
     except Exception:  # A name that exists for type checkers only: then one by one.
-        space = vars(sys.modules.get(getattr(source, "__module__", ""), types))
-        found = {}
+        space, found = dict(vars(sys.modules[source.__module__])), {}
         for name, annotation in inspect.get_annotations(source).items():
             try:
-                found[name] = eval(annotation, dict(space)) if isinstance(annotation, str) else annotation
+                found[name] = typing.get_type_hints(types.SimpleNamespace(__annotations__={name: annotation}), space)[
+                    name
+                ]
             except Exception:
                 continue
         return found

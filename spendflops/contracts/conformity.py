@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from spendflops.contracts import errors
 
@@ -16,9 +17,17 @@ GIVEN = {"backbones": ("rngs",), "objectives": ("backbone", "info", "rngs"), "da
 """Constructor arguments that the core gives; all others are the plugin's own options, bound by gin."""
 
 
+def constructor(cls: Any) -> inspect.Signature:
+    """The signature of ``__init__`` without ``self``: nnx's metaclass shows ``*args, **kwargs`` for every module."""
+    if not inspect.isclass(cls) or type(cls).__call__ is type.__call__:
+        return inspect.signature(cls)
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
 def options(group: str, cls: type) -> dict[str, inspect.Parameter]:
     """The plugin's own constructor options by name."""
-    parameters = inspect.signature(cls).parameters
+    parameters = constructor(cls).parameters
     return {name: p for name, p in parameters.items() if name not in GIVEN[group]}
 
 
@@ -30,7 +39,7 @@ def check_signature(group: str, name: str, cls: type) -> None:
     missing = [member for member in REQUIRED[group] if not _has(cls, member)]
     if missing:
         raise errors.PluginError(f"{where} lacks {', '.join(missing)}", why="the contract asks for it")
-    parameters = inspect.signature(cls).parameters
+    parameters = constructor(cls).parameters
     loose = [p for p in parameters.values() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if loose:
         raise errors.PluginError(

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from spendflops.contracts import errors, registry
+from spendflops.contracts import conformity, errors, registry
 
 CORE = "spendflops."
 NAME = "@"
@@ -65,6 +65,8 @@ def _describe(value: Any, names: Mapping[Any, str], where: str) -> Any:
         return {NAME: "array", "dtype": value.dtype.name, "shape": list(value.shape), "sha256": content}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, type) and hasattr(value, "api_version"):
+        value = functools.partial(value)  # A plugin's class stands for itself with its defaults.
     if isinstance(value, functools.partial):
         return _object(value.func, _bound(value, where), names, where)
     if isinstance(getattr(value, "described", None), dict):
@@ -95,7 +97,7 @@ def _object(cls: Any, options: Mapping[str, Any], names: Mapping[Any, str], wher
 
 def _bound(value: functools.partial, where: str) -> dict[str, Any]:
     """The options of a partial by name, defaults among them; what the core gives has no default and is left out."""
-    signature = inspect.signature(value.func)
+    signature = conformity.constructor(value.func)
     try:
         bound = signature.bind_partial(*value.args, **value.keywords)
     except TypeError as error:

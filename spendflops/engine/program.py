@@ -41,8 +41,10 @@ class Compilations:
         self.count = 0
 
     def get(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        """The executable of ``lowered``: programs that lower to the same text share one."""
-        key = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        """The executable of ``lowered``: programs that lower to the same text and take the same trees share one."""
+        # Arguments that a program does not read are not in its text, but an executable still checks their trees.
+        called = f"{lowered.in_tree} {lowered.in_avals} {lowered.as_text()}"
+        key = hashlib.sha256(called.encode()).hexdigest()
         if key not in self.executables:
             self.count += 1
             self.executables[key] = _compile(lowered)

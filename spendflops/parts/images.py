@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import warnings
 from typing import Any
@@ -82,15 +83,14 @@ class EncodedImage:
     __slots__ = ("_bytes", "_decoded", "_path", "_size", "name")
 
     def __init__(self, data: bytes | str | os.PathLike, *, name: str = ""):
-        in_memory = isinstance(data, bytes)
-        self._bytes = data if in_memory else None
-        self._path = None if in_memory else os.fspath(data)
+        self._bytes: bytes | None = data if isinstance(data, bytes) else None
+        self._path: str | None = None if isinstance(data, bytes) else str(os.fspath(data))
         self.name = name or self._path or "image in memory"
         self._size: tuple[int, int] | None = None
         self._decoded: tuple[int, np.ndarray] | None = None
 
     def __reduce__(self):
-        return _rebuild, (self._bytes if self._path is None else self._path, self.name)
+        return _rebuild, (self._path or self.read(), self.name)
 
     def __repr__(self) -> str:
         return f"EncodedImage({self.name!r})"
@@ -103,7 +103,7 @@ class EncodedImage:
         """
         if self._bytes is None:
             try:
-                with open(self._path, "rb") as file:
+                with open(str(self._path), "rb") as file:
                     self._bytes = file.read()
             except OSError as error:
                 raise _broken(self.name, f"cannot be read ({error.strerror or error})") from error
@@ -224,15 +224,11 @@ def resize(array: np.ndarray, size: tuple[int, int], interpolation: str = "bicub
     Raises:
         ConfigError: Unknown interpolation.
     """
-    if interpolation not in INTERPOLATIONS:
-        known = list(INTERPOLATIONS)
-        raise ConfigError(
-            f"unknown interpolation {interpolation!r}{suggest(interpolation, known)}", fix=f"one of {known}"
-        )
+    resample = _filter(interpolation)
     if array.shape[:2] == tuple(size):
         return array
     image = PIL.Image.fromarray(array)
-    return np.asarray(image.resize((size[1], size[0]), INTERPOLATIONS[interpolation]))
+    return np.asarray(image.resize((size[1], size[0]), resample))
 
 
 def center_crop_resize(
@@ -253,8 +249,16 @@ def center_crop_resize(
 def crop_resize(
     image: Image, box: Box, size: tuple[int, int], interpolation: str = "bicubic"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """``box`` of an undecoded image at ``size``; a large JPEG is decoded reduced, to at least twice ``size``."""
-    return resize(image.decode(box, 2 * max(size)), size, interpolation)
+    """``box`` of an undecoded image at ``size``; a large JPEG is decoded reduced, to twice ``size`` or more."""
+    top, left, height, width = box
+    pixels = image.decode(min_size=math.ceil(2 * max(size) * min(image.size) / min(height, width)))
+    if pixels.shape[:2] == image.size:
+        return resize(_cut(pixels, box), size, interpolation)
+    # The edges of the box fall between reduced pixels: Pillow resizes from there, nothing shifts.
+    y, x = (_factor(full, reduced) for full, reduced in zip(image.size, pixels.shape[:2], strict=True))
+    edges = (left / x, top / y, (left + width) / x, (top + height) / y)
+    resized = PIL.Image.fromarray(pixels).resize((size[1], size[0]), _filter(interpolation), edges)
+    return np.asarray(resized)
 
 
 def random_resized_crop(
@@ -299,6 +303,14 @@ def random_flip(array: np.ndarray, rng: np.random.Generator, *, probability: flo
     return flip(array) if rng.random() < probability else array
 
 
+def _filter(interpolation: str) -> PIL.Image.Resampling:
+    if interpolation not in INTERPOLATIONS:
+        known = list(INTERPOLATIONS)
+        near = suggest(interpolation, known)
+        raise ConfigError(f"unknown interpolation {interpolation!r}{near}", fix=f"use one of {known}")
+    return INTERPOLATIONS[interpolation]
+
+
 def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
     top, left, height, width = box
     bottom, right = top + height, left + width
@@ -310,6 +322,12 @@ def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:
 def _reduced(box: Box, factor: int, size: tuple[int, int]) -> Box:
     height, width = max(1, round(box[2] / factor)), max(1, round(box[3] / factor))
     return min(round(box[0] / factor), size[0] - height), min(round(box[1] / factor), size[1] - width), height, width
+
+
+def _factor(full: int, reduced: int) -> float:
+    whole = round(full / reduced)
+    # A last block that is not full is a pixel of its own: 500 pixels give 63 at 1/8.
+    return whole if math.ceil(full / whole) == reduced else full / reduced
 
 
 def _digest(*parts: bytes | memoryview) -> str:

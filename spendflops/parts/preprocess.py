@@ -42,12 +42,18 @@ class Resize(Preprocess):
                 why=f"data set {info.name} has {', '.join(info.features)}",
                 fix="choose another data set for it, or another evaluator",
             )
-        return cls(size=tuple(spec.size), read=read)
+        return cls(size=spec.size, read=read)
 
     @property
     def features(self) -> tuple[str, ...]:
         """The features of the data set that are read."""
         return self.read
+
+    @property
+    def entries(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """dtype and shape of what one example gives."""
+        known = {"image": ("uint8", (*self.size, 3)), "label": ("int32", ()), "mask": ("uint8", self.size)}
+        return {name: known[name] for name in self.read}
 
     def __call__(self, sample: Sample) -> dict[str, np.ndarray]:
         """One example."""

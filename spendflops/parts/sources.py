@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -85,8 +86,10 @@ def list_images(
     root = os.fspath(root)
     if labels == "auto":
         labels = _guess(root)
+    numbers: list[int] | None = None
+    names: tuple[str, ...] = ()
     if labels == "none":
-        files, numbers, names = sorted(_walk(root)), None, ()
+        files = sorted(_walk(root))
     elif labels == "folders":
         files, numbers, names = _labelled(root, classes, allow_empty)
     else:
@@ -99,8 +102,8 @@ def list_images(
             why=f"no file in it ends in {', '.join(EXTENSIONS)}",
             fix="check the path; a folder of class folders, or of images, is expected",
         )
-    numbers = None if numbers is None else np.asarray(numbers, np.int32)
-    return Listing(root=root, files=tuple(files), labels=numbers, classes=tuple(names))
+    array = None if numbers is None else np.asarray(numbers, np.int32)
+    return Listing(root=root, files=tuple(files), labels=array, classes=names)
 
 
 class FolderSource:
@@ -122,7 +125,7 @@ class FolderSource:
         listing = self.listing
         if not 0 <= index < len(listing.files):
             raise IndexError(f"index {index} of {len(listing.files)} examples")
-        sample = {"image": EncodedImage(os.path.join(listing.root, listing.files[index]))}
+        sample: dict[str, Any] = {"image": EncodedImage(os.path.join(listing.root, listing.files[index]))}
         if listing.labels is not None:
             sample["label"] = int(listing.labels[index])
         return sample

@@ -20,9 +20,10 @@ RULE = (
     f"A point is on the front if nothing that costs as much or less scores higher. A budget counts as spent in full, "
     f"and costs within {COST_TOLERANCE:.0%} of each other count as equal. Every other point is compared with the best "
     f"score at its cost or less: it is behind only if Welch's t test (two-sided, {ALPHA:.0%}) separates the two, else "
-    "it is not distinguishable; the noise beside a difference is what the difference has to exceed. The score of several seeds is their median, its standard error 1.25 sd / sqrt(n) from "
-    "three seeds on; with one seed it is sd / sqrt(n) of the spread inside the evaluation. Without any spread nothing "
-    "is called distinguishable. No correction is made for the number of comparisons."
+    "it is not distinguishable; the noise beside a difference is what the difference has to exceed. The score of "
+    "several seeds is their median, its standard error 1.25 sd / sqrt(n) from three seeds on; with one seed it is "
+    "sd / sqrt(n) of the spread inside the evaluation. Without any spread nothing is called distinguishable. No "
+    "correction is made for the number of comparisons."
 )
 
 
@@ -72,7 +73,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crossover:
-    """Two curves change places at ``flops``; ``clear`` if the order on both sides is distinguishable."""
+    """``dear`` is ahead from ``flops`` on; ``clear`` if the order on both sides is distinguishable."""
 
     cheap: str
     dear: str
@@ -153,8 +154,9 @@ def hypervolume(costs: Sequence[float], scores: Sequence[float], *, reference: t
     keep = non_dominated(costs, scores)
     kept = {(c, s) for c, s, on_front in zip(costs, scores, keep, strict=True) if on_front}
     front = sorted((c, s) for c, s in kept if c < worst and s > least)
-    ends = [cost for cost, _ in front[1:]] + [worst]
-    return sum((end - cost) * (score - least) for (cost, score), end in zip(front, ends, strict=True))
+    ends = [*(cost for cost, _ in front), worst]
+    widths = (end - cost for cost, end in itertools.pairwise(ends))
+    return sum(width * (score - least) for width, (_, score) in zip(widths, front, strict=True))
 
 
 def select(rows: Iterable[Row], axis: Axis) -> list[tuple[Row, Score]]:
@@ -187,7 +189,7 @@ def varying(rows: Iterable[Row]) -> tuple[str, ...]:
 
 def curve_name(row: Row, vary: tuple[str, ...]) -> str:
     """The label, with backbone and data set where these vary."""
-    return ", ".join([row.label, *(getattr(row, field) for field in vary if getattr(row, field))])
+    return "/".join([row.label, *(getattr(row, field) for field in vary if getattr(row, field))])
 
 
 def points(pairs: Iterable[tuple[Row, Score]], *, cost: Cost = "paid", vary: tuple[str, ...] = ()) -> list[Point]:
@@ -274,18 +276,20 @@ def crossovers(items: Sequence[Point]) -> list[Crossover]:
         low, high = max(one[0].flops, two[0].flops), min(one[-1].flops, two[-1].flops)
         knots = sorted({p.flops for p in (*one, *two) if low <= p.flops <= high})
         before: tuple[float, Comparison] | None = None
+        equal: float | None = None
         for knot in knots:
             now = compare(_exact(one, knot), _exact(two, knot), one[0].axis)
-            if now.difference == 0:
-                continue  # touching is not crossing: the side is known at the next knot
+            if now.difference == 0:  # touching or crossing: the next knot tells
+                equal = equal or knot
+                continue
             if before is not None and before[1].difference * now.difference < 0:
                 x0, d0, d1 = before[0], before[1].difference, now.difference
-                flops = math.exp(math.log(x0) + d0 / (d0 - d1) * math.log(knot / x0))
+                flops = equal or math.exp(math.log(x0) + d0 / (d0 - d1) * math.log(knot / x0))
                 cheap, dear = (a, b) if d0 > 0 else (b, a)
                 value = _exact(one, flops).value
                 clear = before[1].distinguishable and now.distinguishable
                 found.append(Crossover(cheap=cheap, dear=dear, flops=flops, value=value, clear=clear))
-            before = (knot, now)
+            before, equal = (knot, now), None
     return sorted(found, key=lambda c: c.flops)
 
 
@@ -338,7 +342,8 @@ def verdicts(items: Sequence[Point]) -> list[Verdict]:
             status = "floor" if point.floor else "on the front"
             result.append(Verdict(point=point, status=status, random=versus))
             continue
-        best = max(rivals, key=lambda p: p.estimate.value * axis.sign)
+        rivals.sort(key=lambda p: -p.estimate.value * axis.sign)
+        best = rivals[0]
         comparison = compare(point.estimate, best.estimate, axis)
         ties = (p for p in rivals if not p.floor and not compare(point.estimate, p.estimate, axis).distinguishable)
         behind = "behind" if comparison.distinguishable else "not distinguishable"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,19 @@ class Launch:
             result = run_recipe(planned.recipe, folder, quiet=self.quiet)
         except (errors.Preempted, errors.Interrupted):
             raise
-        except errors.SpendflopsError as error:
-            folder.mkdir(parents=True, exist_ok=True)
-            body = {"what": error.what, "message": str(error), "exit_code": error.exit_code}
+        except Exception as error:
+            # One row that breaks must not lose the others; what broke is in the report and in its folder.
+            what = error.what if isinstance(error, errors.SpendflopsError) else f"{type(error).__name__}: {error}"
+            body = {
+                "what": what,
+                "message": str(error),
+                "exit_code": getattr(error, "exit_code", 1),
+                "traceback": traceback.format_exc(),
+            }
+            (folder / "logs").mkdir(parents=True, exist_ok=True)
             write_atomically(failure, json.dumps(body, indent=1))
             self.say(f"  failed: {error}")
-            return failed_row(planned, folder, error.what)
+            return failed_row(planned, folder, what)
         failure.unlink(missing_ok=True)
         return finished_row(planned, folder, result)
 

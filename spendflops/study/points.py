@@ -100,8 +100,9 @@ class Row:
         budget: FLOPs that were to be spent on pre-training.
         flops: Model FLOPs by kind (``FLOP_KINDS``). ``pretrain`` of a transfer row is that of the weights it starts
             from; ``None`` is unknown. A score that needed a transfer of its own is a row of its own.
-        hardware_flops: FLOPs of the compiled pre-training programs, or ``None`` with a ``hardware_reason``.
-        phases: FLOPs of pre-training by phase (``PHASES``).
+        hardware_flops: FLOPs of the row's own compiled training programs, or ``None`` with a ``hardware_reason``.
+        phases: Model FLOPs of the same programs by phase (``PHASES``): of pre-training, or of the transfer of a row
+            that only transfers.
         epochs: How often the pre-training data were seen, on average; ``None`` for endless data.
         seconds: Wall time by kind (``FLOP_KINDS``); like ``flops``, ``pretrain`` of a transfer row is the parent's.
         status: ``"ok"`` or ``"failed: reason"``.

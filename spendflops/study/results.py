@@ -57,7 +57,7 @@ def _common(planned: Planned, folder: Path) -> dict[str, Any]:
         "label": planned.label,
         "kind": planned.kind,
         "backbone": f"{backbone['@'].split('.')[-1]} {backbone.get('dim', '')}x{backbone.get('depth', '')}".strip(),
-        "dataset": "" if planned.label == "random" else f"{stage.dataset.info.name} {stage.split}",
+        "dataset": "" if planned.label == "random" else stage.dataset.info.name,
         "seed": planned.seed,
         "budget": None if planned.budget is None else _flops(planned.budget),
         "config_hash": planned.run_id.rsplit("-", 1)[-1],

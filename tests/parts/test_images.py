@@ -303,6 +303,28 @@ def test_random_resized_crop_is_crop_then_resize():
         images.random_resized_crop(image, np.random.default_rng(3), size=(8, 8), sampler="torchvison")
 
 
+class ThreeQuarters(ArrayImage):
+    """Decodes at 3/4 of the size, as other decoders can."""
+
+    def decode(self, box=None, min_size=None):
+        height, width = self.size
+        return self.array if min_size is None else images.resize(self.array, (height * 3 // 4, width * 3 // 4))
+
+
+@pytest.mark.parametrize("kind", [EncodedImage, ThreeQuarters])
+def test_reduced_decoding_does_not_shift_crops(kind):
+    rng = np.random.default_rng(0)
+    array = images.resize(rng.integers(0, 256, (60, 75, 3), dtype=np.uint8), (500, 333), "bicubic")
+    image = kind(encode(array, quality=98) if kind is EncodedImage else array)
+    full = ArrayImage(image.decode())
+    for _ in range(20):
+        box = crops.sample_crop_torchvision(rng, image.size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3))
+        got, want = (images.crop_resize(x, box, (32, 32)).astype(int) for x in (image, full))
+        assert np.abs(got - want).mean() < 1.5
+        moved = images.crop_resize(full, (max(0, box[0] - 4), *box[1:]), (32, 32))
+        assert box[0] < 4 or np.abs(moved - want).mean() > 2 * np.abs(got - want).mean()
+
+
 def test_flips():
     array = smooth()
     assert (images.flip(array) == array[:, ::-1]).all() and images.flip(array).flags.c_contiguous

@@ -123,7 +123,7 @@ def test_order_of_examples_and_constant_features_do_not_matter():
 def test_one_example_and_wrong_arguments():
     one = fit_ridge(np.ones((1, 3)), np.array([[2.0]]))
     assert one(np.zeros((1, 3)))[0, 0] == pytest.approx(2.0)
-    features, targets = data(5, 2)
+    features, targets = data(5, 3)
     for bad in (
         {"penalty": 0.0},
         {"penalty": -1.0},

@@ -138,7 +138,7 @@ class Cost:
 
     def to_json(self, *, ops: bool = False) -> dict[str, Any]:
         """A dict of JSON types; the op table is left out unless asked for."""
-        record = {
+        record: dict[str, Any] = {
             "counter": self.counter,
             "total": self.total,
             "phases": dict(self.phases),

@@ -35,6 +35,7 @@ _BENIGN = frozenset(
     {
         "AllocateBuffer",
         "AssumeGatherIndicesInBound",
+        "ConcatBitcast",
         "GatherScatterIndicesBitpacked",
         "GlobalToLocal",
         "LayoutConstraint",
@@ -56,6 +57,7 @@ _BENIGN = frozenset(
 )
 _BENIGN_PREFIXES = (
     "__cub$",
+    "X64",
     "__gpu$TopK",
     "blas_",
     "cub_",
@@ -96,7 +98,7 @@ def count_hlo(text: str, *, devices: int = 1) -> Cost:
 def hlo_text(compiled: Any) -> str:
     """The optimised HLO of a `jax.stages.Compiled`, without layouts where this version of jaxlib can leave them out."""
     try:
-        from jaxlib import _hlo
+        from jaxlib import _hlo  # type: ignore[attr-defined]
 
         options = _hlo.HloPrintOptions()
         modules = compiled.runtime_executable().hlo_modules()
@@ -153,8 +155,10 @@ class _Reader:
         Rewriting a convolution drops its op_name and leaves it on the transposition that restores the layout.
         """
         for user in self.module.computations[instr.computation].values():
+            if user.operands[:1] != (instr.name,):
+                continue
             parts = self.module.computations[user.called[0]].values() if user.opcode == "fusion" else (user,)
-            if user.operands[:1] == (instr.name,) and all(part.opcode in _LAYOUT for part in parts):
+            if all(part.opcode in _LAYOUT for part in parts):
                 return user.op_name or self._layout_op_name(user)
         return ""
 
@@ -300,7 +304,8 @@ def _jax_dtype(name: str) -> str:
         return "bool"
     if name == "bf16":
         return "bfloat16"
-    kind, size = re.fullmatch(r"([a-z]+)(\w*)", name).groups()
+    size = name.lstrip("abcdefghijklmnopqrstuvwxyz")
+    kind = name.removesuffix(size)
     if size.isdigit():
         return {"f": "float", "s": "int", "u": "uint", "c": "complex"}.get(kind, kind) + size
     return f"float{size.replace('e', '_e', 1)}" if kind == "f" else name

@@ -205,7 +205,7 @@ class _Symbols:
             operands = {index: (instructions[name], bindings) for index, name in enumerate(instr.operands)}
             return self.value(self.module.root(instr.called[0]), operands)
         direction = instr.attribute("direction")
-        if instr.result[:1] and instr.result[0][1] == () and (instr.opcode == "add" or direction in ("LT", "GT")):
+        if instr.opcode == "add" or direction in ("LT", "GT"):
             left, right = (self.value(instructions[name], bindings) for name in instr.operands)
             if instr.opcode == "add":
                 return ("add", left, right)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.interpreters import partial_eval
 
@@ -67,11 +68,10 @@ class _Walk:
 
     def jaxpr(self, jaxpr: Jaxpr | ClosedJaxpr, stack: tuple) -> list[Op]:
         """The op table of one execution of `jaxpr`, called from inside the name stack `stack`."""
-        if isinstance(jaxpr, ClosedJaxpr):
-            jaxpr = jaxpr.jaxpr
+        program = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
         # Dead code elimination descends by itself into most higher-order primitives, but not into all (while).
-        jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, True)
-        return [op for eqn in jaxpr.eqns for op in self.equation(eqn, stack)]
+        program, _ = partial_eval.dce_jaxpr(program, True)
+        return [op for eqn in program.eqns for op in self.equation(eqn, stack)]
 
     def equation(self, eqn: JaxprEqn, stack: tuple) -> list[Op]:
         # Name stacks inside a nested jaxpr are relative to the equation that holds it.
@@ -133,10 +133,10 @@ def _nested(params: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
 
 
 def _op(eqn: JaxprEqn, stack: tuple, flops: int) -> Op:
-    lhs, rhs = (var.aval for var in eqn.invars)
+    lhs, rhs = (_array(atom) for atom in eqn.invars)
     return Op(
         kind=eqn.primitive.name,
-        shapes=f"{list(lhs.shape)} x {list(rhs.shape)} -> {list(eqn.outvars[0].aval.shape)}",
+        shapes=f"{list(lhs.shape)} x {list(rhs.shape)} -> {list(_array(eqn.outvars[0]).shape)}",
         dtype=str(lhs.dtype),
         phase=_phase(stack),
         flops=flops,
@@ -162,10 +162,15 @@ def _where(stack: tuple) -> str:
     return "/".join(entry.name for entry in stack) or "the top level"
 
 
+def _array(atom: Any) -> jax.core.ShapedArray:
+    """Shape and type of a variable or literal."""
+    return atom.aval
+
+
 def _dot_flops(eqn: JaxprEqn) -> int:
     (lhs_contracting, _), _ = eqn.params["dimension_numbers"]
-    lhs = eqn.invars[0].aval.shape
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in lhs_contracting)
+    lhs = _array(eqn.invars[0]).shape
+    return 2 * math.prod(_array(eqn.outvars[0]).shape) * math.prod(lhs[axis] for axis in lhs_contracting)
 
 
 def _conv_flops(eqn: JaxprEqn) -> int:
@@ -173,8 +178,8 @@ def _conv_flops(eqn: JaxprEqn) -> int:
 
     The kernel holds Cin / feature groups input channels already, so groups need no further factor.
     """
-    params, lhs, rhs = eqn.params, eqn.invars[0].aval.shape, eqn.invars[1].aval.shape
-    out = eqn.outvars[0].aval.shape
+    params = eqn.params
+    lhs, rhs, out = (_array(atom).shape for atom in (*eqn.invars, *eqn.outvars))
     dims = params["dimension_numbers"]
     pairs = 1
     for axis, (lhs_dim, rhs_dim, out_dim) in enumerate(
@@ -255,7 +260,7 @@ def _trip_count(eqn: JaxprEqn) -> int | None:
 
 
 def _static(atom: Any) -> int | None:
-    return int(atom.val) if isinstance(atom, Literal) and atom.aval.dtype.kind in "iu" else None
+    return int(atom.val) if isinstance(atom, Literal) and _array(atom).dtype.kind in "iu" else None
 
 
 def _increment(body: Jaxpr, index: int, counter: Any) -> int | None:

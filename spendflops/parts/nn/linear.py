@@ -7,6 +7,7 @@ gives the backward products the dtype of the operands. Here all three products a
 from __future__ import annotations
 
 import functools
+import math
 import string
 
 import jax
@@ -71,7 +72,7 @@ def _product(spec: str, a: Array, b: Array) -> Array:
     b = b.transpose([right.index(x) for x in batch + summed + cols])
     sizes, merged, count = a.shape[: len(batch)], min(len(batch), 1), len(summed)
     if len(batch) > 1:
-        a, b = (x.reshape(-1, *x.shape[len(batch) :]) for x in (a, b))
+        a, b = (x.reshape(math.prod(sizes), *x.shape[len(batch) :]) for x in (a, b))
     contracted = tuple(range(a.ndim - count, a.ndim)), tuple(range(merged, merged + count))
     batched = tuple(range(merged)), tuple(range(merged))
     y = jax.lax.dot_general(a, b, (contracted, batched), preferred_element_type=jnp.float32)

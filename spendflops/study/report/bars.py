@@ -1,4 +1,4 @@
-"""Where the FLOPs of pre-training went: one bar a point, split by phase."""
+"""Where the FLOPs of training went: one bar a point, split by phase."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bars(items: Sequence[tuple[str, Row]], *, uid: str, narrow: bool = False) ->
     parts = [
         f'<svg viewBox="0 0 {width} {top + step * len(items) + 4}" role="img" aria-labelledby="{uid}t" '
         'xmlns="http://www.w3.org/2000/svg">',
-        f'<title id="{uid}t">FLOPs of pre-training by phase; the table below has the numbers</title>',
+        f'<title id="{uid}t">FLOPs of training by phase; the table below has the numbers</title>',
     ]
     for i, name in enumerate(used):
         per_line = -(-len(used) // lines)

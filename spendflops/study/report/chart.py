@@ -66,7 +66,7 @@ def chart(analysis: Analysis, *, uid: str, narrow: bool = False, series: Sequenc
     order = list(series) or list(analysis.curves)
     names = [name for name in order if name in analysis.curves]
     room = max(_CHARACTER * len(_floor_name(f)) for f in floors) if floors else 0
-    room = min(max(room, max(_CHARACTER * len(name) for name in names)) + 26, 300)
+    room = min(max(room, max(_CHARACTER * len(name) for name in names)) + 48, 320)
     width = 380 if narrow else 960
     right = width - (14 if narrow else room)
     ranges = (_x_range(placed), _y_range(analysis.points))
@@ -93,7 +93,7 @@ def chart(analysis: Analysis, *, uid: str, narrow: bool = False, series: Sequenc
 def marker(index: int, x: float, y: float, *, hollow: bool = False) -> str:
     """The marker of a series: its shape tells it apart without colour."""
     open_ = " open" if hollow else ""
-    shape = MARKERS[index % SERIES]
+    shape = MARKERS[(index + 3 * (index // SERIES)) % SERIES]  # the second time, a colour has another shape
     place = f'transform="translate({x:.1f} {y:.1f})"'
     return f'<g class="k{index % SERIES}{open_}" {place}><path class="mark" d="{shape}"/></g>'
 
@@ -209,8 +209,11 @@ def _labels(frame: Frame, analysis: Analysis, style: dict[str, int], floors: Seq
         if index is not None:
             gap = 12 if x < frame.right - 14 or abs(at - y) > 5 else 9
             out.append(f'<line class="lead k{index % SERIES}" x1="{x + gap:.1f}" y1="{y:.1f}" '
-                       f'x2="{frame.right + 10:.1f}" y2="{at:.1f}"/>')  # fmt: skip
-        out.append(f'<text class="halo" x="{frame.right + 14:.1f}" y="{at + 4:.1f}">{esc(name)}</text>')
+                       f'x2="{frame.right + 8:.1f}" y2="{at:.1f}"/>')  # fmt: skip
+            out.append(marker(index, frame.right + 20, at, hollow=analysis.curves[name][0].kind == "baseline"))
+        else:
+            out.append(f'<path class="floor" d="M{frame.right + 10:.1f} {at:.1f}h20"/>')
+        out.append(f'<text x="{frame.right + 34:.1f}" y="{at + 4:.1f}">{esc(name)}</text>')
     return "".join(out)
 
 

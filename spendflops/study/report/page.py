@@ -24,7 +24,7 @@ def page(report: Report, analyses: Sequence[Analysis]) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{esc(report.title)}</title><style>{CSS}</style></head><body>"
         f"<header><h1>{esc(report.title)}</h1><p class='question'>{esc(report.question)}</p>"
-        f"<p class='headline'>{esc(first)}</p>{_meta(report)}</header><main>"
+        f"<p class='headline'>{_sentence(first)}</p>{_meta(report)}</header><main>"
         + _notes(report, analyses)
         + "".join(sections)
         + _spent(report)
@@ -34,6 +34,10 @@ def page(report: Report, analyses: Sequence[Analysis]) -> str:
         + _reproduce(report)
         + f"</main><footer>Made with spendflops, {esc(report.created)}.</footer></body></html>\n"
     )
+
+
+def _sentence(words: str) -> str:
+    return esc(words).replace(" %", "&nbsp;%")  # a unit does not go to the next line alone
 
 
 def _meta(report: Report) -> str:
@@ -82,18 +86,12 @@ def _axis(item: Analysis, index: int, series: Sequence[str]) -> str:
     title = f"{axis.metric.capitalize()}{place}"
     parts = [f"<section><h2>{esc(title)} <small>{esc(axis.protocol)}</small></h2>"]
     if index:
-        parts.append(f"<p class='answer'>{esc(text.headline(item))}</p>")
+        parts.append(f"<p class='answer'>{_sentence(text.headline(item))}</p>")
     drawings = [chart.chart(item, uid=f"c{index}{kind[0]}", narrow=kind == "narrow", series=series) for kind in _SIZES]
     if drawings[0]:
         both = "".join(f'<div class="{kind}">{svg}</div>' for kind, svg in zip(_SIZES, drawings, strict=True))
         parts.append(f"<figure>{both}<figcaption>{esc(_legend(item))}</figcaption></figure>")
-    if item.crossovers:
-        lines = (
-            f"{c.dear} overtakes {c.cheap} near {text.flops(c.flops)} FLOPs"
-            + (" (the order on both sides is distinguishable)." if c.clear else " (not distinguishable from a tie).")
-            for c in item.crossovers
-        )
-        parts.append(f"<p>Curves that cross: {esc(' '.join(lines))}</p>")
+    parts.append(_crossings(item))
     head, found = tables.results(item)
     marks = ["front" if verdict.status == "on the front" else "" for verdict, _ in found]
     if marks and not found[0][0].point.floor:
@@ -105,6 +103,19 @@ def _axis(item: Analysis, index: int, series: Sequence[str]) -> str:
 
 
 _SIZES = ("wide", "narrow")
+
+
+def _crossings(item: Analysis) -> str:
+    clear = [c for c in item.crossovers if c.clear]
+    lines = [f"{c.dear} overtakes {c.cheap} near {text.flops(c.flops)} FLOPs." for c in clear]
+    unclear = len(item.crossovers) - len(clear)
+    if unclear:
+        other = " other" if clear else ""
+        many = f"{unclear}{other} crossings are" if unclear > 1 else f"One{other} crossing is"
+        lines.append(f"{many} not distinguishable from a tie: the order on both sides is within the noise.")
+    if not lines:
+        return ""
+    return f"<h3>Curves that cross</h3><ul>{''.join(f'<li>{esc(line)}</li>' for line in lines)}</ul>"
 
 
 def _sources(item: Analysis) -> list[str]:
@@ -131,11 +142,14 @@ def _spent(report: Report) -> str:
         return ""
     drawings = [bars.bars(items, uid=f"b{kind[0]}", narrow=kind == "narrow") for kind in _SIZES]
     both = "".join(f'<div class="{kind}">{svg}</div>' for kind, svg in zip(_SIZES, drawings, strict=True))
-    caption = "Model FLOPs of pre-training by phase, first seed; hardware FLOPs are those of the compiled programs."
+    caption = (
+        "Model FLOPs of a row's own training by phase, first seed; hardware FLOPs are those of the compiled programs."
+    )
     return (
         "<section><h2>Where the FLOPs went</h2>"
-        f"<figure>{both}<figcaption>Shares of the model FLOPs of pre-training; the sum stands on the right."
-        f"</figcaption></figure>{tables.html(caption, *tables.costs(items))}</section>"
+        f"<figure>{both}<figcaption>Shares of the model FLOPs of each row's own training (a fine-tuning without what "
+        "it starts from); the sum stands on the right.</figcaption></figure>"
+        f"{tables.html(caption, *tables.costs(items))}</section>"
     )
 
 
@@ -155,8 +169,8 @@ def _terms(report: Report) -> str:
     protocols = "".join(
         f"<dt><code>{esc(name)}</code></dt><dd>{esc(words)}</dd>" for name, words in report.protocols.items()
     )
-    factors = dict.fromkeys(s for row in report.rows if row.footprint for s in row.footprint.sources)
-    assumptions = "".join(f"<li>{esc(line)}</li>" for line in (*report.assumptions, *factors))
+    factors = (s for row in report.rows if row.footprint for s in row.footprint.sources)
+    assumptions = "".join(f"<li>{esc(line)}</li>" for line in dict.fromkeys((*report.assumptions, *factors)))
     parts = ["<section><h2>Protocols and assumptions</h2>"]
     if protocols:
         parts.append(f'<div class="box"><h3>Protocols</h3><dl>{protocols}</dl></div>')

@@ -56,7 +56,6 @@ tr.best td.s{{font-weight:700}}
 .k0{{--c:var(--s0)}}.k1{{--c:var(--s1)}}.k2{{--c:var(--s2)}}.k3{{--c:var(--s3)}}.k4{{--c:var(--s4)}}.k5{{--c:var(--s5)}}.k6{{--c:var(--s6)}}
 svg{{display:block;width:100%;height:auto;font:13px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif}}
 svg text{{fill:var(--fg)}} svg .t{{fill:var(--soft)}}
-svg .halo{{paint-order:stroke;stroke:var(--bg);stroke-width:4px;stroke-linejoin:round}}
 svg .grid{{stroke:var(--line);stroke-width:1}} svg .axis{{stroke:var(--soft);stroke-width:1}}
 svg .floor{{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 4}} svg .band{{fill:var(--soft);opacity:.12}}
 svg .envelope{{fill:none;stroke:var(--front);stroke-width:9;stroke-linejoin:round;stroke-linecap:round}}
@@ -72,11 +71,13 @@ svg .cross{{stroke:var(--soft);stroke-width:1.2;fill:none}}
 footer{{color:var(--soft);font-size:.85rem;padding-top:2rem;padding-bottom:3rem}}
 @media (max-width:799px){{
 main,header,footer{{padding-left:16px;padding-right:16px}} header{{padding-top:24px}}
-.headline{{font-size:1.25rem}} .wide{{display:none}} .narrow{{display:block}} .box{{padding:2px 12px 10px}}
+.headline{{font-size:1.25rem}} figure .wide{{display:none}} figure .narrow{{display:block}}
+.box{{padding:2px 12px 10px}}
 }}
 @media print{{
 :root{{color-scheme:light;{_LIGHT}}} body{{font-size:10pt}} main,header,footer{{max-width:none;padding:0}}
-table{{font-size:7.5pt}} th,td{{padding:3px 6px 3px 0}} .scroll{{overflow:visible}} td.v{{min-width:0}}
+table{{font-size:7.5pt}} th,td{{padding:3px 6px 3px 0}} .scroll{{overflow:visible}} td.v{{min-width:11em}}
+figure .wide{{display:block;max-width:none}} figure .narrow{{display:none}}
 figure,tr,.box,.warn{{break-inside:avoid}} h2,h3{{break-after:avoid}} pre{{white-space:pre-wrap}}
 }}
 """

@@ -95,10 +95,11 @@ def costs(items: Sequence[tuple[str, Row]]) -> tuple[list[str], list[list[Cell]]
 
 
 def representatives(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    """One finished row (the first seed) of each label, backbone, data set and budget that pre-trained by itself."""
-    vary, found = varying(rows), {}
+    """One finished row (the first seed) of each label, backbone, data set and budget that trained anything."""
+    vary = varying(rows)
+    found: dict[tuple, tuple[str, Row]] = {}
     for row in sorted(rows, key=lambda r: (r.kind, curve_name(r, vary), r.budget or 0, r.seed)):
-        if row.ok and row.kind != "transfer" and row.phases:
+        if row.ok and any(row.phases.values()):
             name = curve_name(row, vary)
             budget = f" · {text.flops(row.budget)}" if row.budget is not None else ""
             found.setdefault((row.kind, name, row.budget), (f"{name}{budget}", row))
@@ -107,7 +108,8 @@ def representatives(rows: Sequence[Row]) -> list[tuple[str, Row]]:
 
 def differences(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
     """The settings that are not equal in all finished rows: a line a setting, a column a curve."""
-    vary, columns = varying(rows), {}
+    vary = varying(rows)
+    columns: dict[str, list[Row]] = {}
     for row in rows:
         if row.ok:
             columns.setdefault(curve_name(row, vary), []).append(row)
@@ -180,8 +182,8 @@ def html(
         body.append(f"<tr{mark}>{first}{rest}</tr>")
     name = esc(label or caption)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table><caption><span>{esc(caption)}</span></caption>'
-        f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table>'
+        f"<caption><span>{esc(caption)}</span></caption><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 

@@ -7,11 +7,13 @@ import statistics
 from spendflops.study.frontier import Analysis, Verdict, analyse
 from spendflops.study.points import Report, axes
 from spendflops.study.report import text
+from spendflops.study.report.tables import epochs
 
 WIDTH = 140
-_HEAD = ("#", "Method", "Budget", "FLOPs paid", "Pretrain", "Transfer", "Evaluate", "Images", "Epochs", "Score")
-_HEAD = (*_HEAD, "Time", "CO2e", "Random", "Verdict")
+_COSTS = ("Paid", "Pretrain", "Transfer", "Evaluate", "Images", "Epochs")
+_HEAD = ("#", "Method", "Budget", *_COSTS, "Score", "Time", "CO2e", "Random", "Verdict")
 _LEFT = {"Method", "Random", "Verdict"}
+_IDLE = {"Transfer": "0", "Pretrain": None, "Random": text.NONE}
 
 
 def terminal_table(report: Report) -> str:
@@ -26,17 +28,26 @@ def _block(analysis: Analysis) -> str:
     order = sorted(analysis.verdicts, key=lambda v: (v.point.floor, -v.point.estimate.value * sign))
     numbers = {id(v.point): i for i, v in enumerate(order, 1)}
     lines = [_HEAD, *(_line(v, numbers) for v in order)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
+    idle = {name for name, value in _IDLE.items() if _idle(lines, name, value)}
+    keep = [i for i, name in enumerate(_HEAD) if name not in idle]
+    lines = [tuple(line[i] for i in keep) for line in lines]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(keep))]
     extra = sum(widths) + 2 * (len(widths) - 1) - WIDTH
     if extra > 0:  # the name gives way: the number in front still tells the rows apart
         widths[1] = max(8, widths[1] - extra)
     out = [text.headline(analysis), f"{text.what(analysis.axis)}, best first", ""]
     for line in lines:
-        cells = (_fit(cell, width, name) for cell, width, name in zip(line, widths, _HEAD, strict=True))
+        cells = (_fit(cell, width, name) for cell, width, name in zip(line, widths, lines[0], strict=True))
         out.append("  ".join(cells).rstrip()[:WIDTH])
     sources = dict.fromkeys(v.point.estimate.source for v in order)
     out.append(f"±: one standard deviation ({text.listing(list(sources))}). ~: not distinguishable.")
     return "\n".join(out)
+
+
+def _idle(lines: list[tuple[str, ...]], name: str, value: str | None) -> bool:
+    """Whether a column says nothing: ``value`` everywhere, or (``None``) what stands in the column of FLOPs paid."""
+    place, paid = _HEAD.index(name), _HEAD.index("Paid")
+    return all(line[place] == (line[paid] if value is None else value) for line in lines[1:])
 
 
 def _fit(cell: str, width: int, name: str) -> str:
@@ -49,7 +60,7 @@ def _line(item: Verdict, numbers: dict[int, int]) -> tuple[str, ...]:
     point, row = item.point, item.point.rows[0]
     kilograms = [r.footprint.kg if r.footprint else None for r in point.rows]
     known = [kg for kg in kilograms if kg is not None]
-    ties = ",".join(f"#{numbers[id(p)]}" for p in item.ties)
+    ties = ",".join(f"#{numbers[id(p)]}" for p in item.ties[:2]) + ("…" if len(item.ties) > 2 else "")
     if item.status == "floor":
         verdict = "baseline"
     elif item.status == "on the front":
@@ -66,8 +77,8 @@ def _line(item: Verdict, numbers: dict[int, int]) -> tuple[str, ...]:
         text.flops(point.budget) if point.budget is not None else text.NONE,
         text.flops(row.cost()),
         *(text.flops(row.flops.get(kind, 0)) for kind in ("pretrain", "transfer", "evaluate")),
-        text.human(row.images_seen, ""),
-        text.NONE if row.epochs is None else text.digits3(row.epochs),
+        text.human(row.images_seen, "") if row.images_seen else text.NONE,
+        epochs(row),
         text.score(point.estimate, point.axis),
         text.duration(statistics.mean(sum(r.seconds.values()) for r in point.rows)),
         text.mass(statistics.mean(known) if len(known) == len(point.rows) else None),

@@ -82,8 +82,10 @@ def score(estimate: Estimate, axis: Axis) -> str:
     return text if estimate.sd is None else f"{text} ± {number(estimate.sd, axis)}"
 
 
-def listing(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+def listing(names: Sequence[str], *, most: int = 0) -> str:
+    """``a``, ``a and b``, ``a, b and c``; beyond ``most`` names ``a, b and 3 more``."""
+    if most and len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -94,7 +96,7 @@ def verdict(item: Verdict) -> tuple[str, str]:
         return "baseline, nothing spent", ""
     if item.status == "on the front":
         names = [f"{p.name} at {flops(p.flops)}" for p in item.ties]
-        return item.status, f"not distinguishable from {listing(names)}" if names else ""
+        return item.status, f"not distinguishable from {listing(names, most=3)}" if names else ""
     assert item.against is not None and item.comparison is not None
     words = (
         f"{item.status}{' from' if item.status != 'behind' else ''} {item.against.name} at {flops(item.against.flops)}"
@@ -136,14 +138,16 @@ def headline(analysis: Analysis) -> str:
     if len(found.candidates) == 1:
         parts.append(f"only {lead} was measured")
     elif ties:
-        names = listing([_short(c, axis) for c in ties])
+        names = listing([_short(c, axis) for c in ties], most=4)
         verb = "is" if len(ties) == 1 else "are"
         parts.append(f"{lead} scores highest, but {names} {verb} not distinguishable from it")
     else:
         parts.append(f"{best.name} leads ({_spent(best, found.budget)}{score(best.estimate, axis)})")
     behind = [c for c in found.behind if c not in floor and c not in below]
     if behind:
-        parts.append(f"{listing([_short(c, axis) for c in behind])} {'is' if len(behind) == 1 else 'are'} behind")
+        parts.append(
+            f"{listing([_short(c, axis) for c in behind], most=4)} {'is' if len(behind) == 1 else 'are'} behind"
+        )
     if floor:
         names = listing([c.name for c in floor])
         parts.append(f"{names} {'is' if len(floor) == 1 else 'are'} not distinguishable from a random backbone")

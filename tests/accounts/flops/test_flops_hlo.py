@@ -51,6 +51,8 @@ def test_tuple_types_and_index_comments():
     shapes = [("s32", ()), ("f32", (8, 8)), ("f32", (2,)), ("pred", ()), ("f32", (4,)), ("f32", (1,)), ("f32", (2,))]
     assert list(instruction.result) == shapes
     assert (instruction.opcode, instruction.operands, instruction.root) == ("parameter", ("0",), True)
+    tuples = parse(module("ROOT %t = (f32[1], f32[1]) tuple(%a, /*index=1*/%b)")).root("main")
+    assert tuples.operands == ("a", "b")
 
 
 def test_text_without_a_module_is_refused():
@@ -259,6 +261,7 @@ def test_calls(call, products):
         ("", "jit(step)/vmap(jvp(targets))/dot_general", "targets"),
         ("", "jit(step)/predict/forward/dot_general", "predict"),
         ("", "jit(step)/update", "update"),
+        ("", "jit(step)/forward/transpose(jvp())/dot_general", "forward"),  # a gradient inside the forward pass
         ("", "jit(step)/augmented/dot_general", "other"),
         ("", "jit(forward)/dot_general", "other"),  # a function's name
         ("", "jit(step)/update/jit(transpose)/dot_general", "update"),

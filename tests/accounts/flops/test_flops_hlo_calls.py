@@ -81,6 +81,8 @@ def test_pallas_cost_estimate(flops):
     "target",
     [
         "TopK",
+        "ConcatBitcast",
+        "X64Combine",
         "Sharding",
         "SPMDFullToShardShape",
         "lapack_spotrf_ffi",

@@ -384,6 +384,14 @@ def test_outermost_phase_wins():
     assert count(fn, f32(8, 8)).phases == {"predict": 1024}
 
 
+def test_gradient_inside_a_phase_belongs_to_it():
+    def fn(x):
+        with jax.named_scope("forward"):
+            return jax.grad(lambda x: jnp.sin(x @ x).sum())(x)
+
+    assert count(fn, f32(8, 8)).phases == {"forward": 3 * 1024}
+
+
 def test_function_names_are_not_phases():
     def forward(x):
         return x @ x

@@ -1,0 +1,44 @@
+# make quickstart | test | test-slow | test-parity | test-mutations | lint | bench | wheel | clean
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := $(VENV)/bin
+TAG = $(shell $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])')
+
+.PHONY: quickstart test test-slow test-parity test-mutations lint bench wheel clean
+
+# The environment is made anew only when what is to be installed has changed.
+$(VENV)/.installed: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints/$(TAG).txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/spendflops study --gin_file gin/studies/quickstart.gin --workdir runs/quickstart
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+test-parity: $(VENV)/.installed
+	$(BIN)/python -m pytest -m parity
+
+test-mutations: $(VENV)/.installed
+	$(BIN)/python tests/mutations/run.py
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py
+
+wheel: $(VENV)/.installed
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,6 @@
+"""``python -m spendflops``."""
+
+from spendflops.cli.main import run
+
+if __name__ == "__main__":
+    run()

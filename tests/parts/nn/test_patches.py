@@ -1,0 +1,39 @@
+"""Patch order and patch embedding."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from spendflops.contracts.errors import ConfigError
+from spendflops.parts.nn import initialisers
+from spendflops.parts.nn.patches import PatchEmbed, grid_of, patchify, unpatchify
+
+
+def test_patch_order_is_row_column_channel():
+    image = np.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
+    patches = np.asarray(patchify(image, 2))
+    assert patches.shape == (1, 6, 12)
+    for token in range(6):
+        row, col = divmod(token, 3)
+        expected = [image[0, 2 * row + i, 2 * col + j, c] for i in range(2) for j in range(2) for c in range(3)]
+        np.testing.assert_array_equal(patches[0, token], expected)
+    np.testing.assert_array_equal(unpatchify(patches, 2, (2, 3)), image)
+
+
+def test_embedding_is_the_strided_convolution():
+    embed = PatchEmbed(
+        4, 5, rngs=nnx.Rngs(0), kernel_init=initialisers.lecun_normal, bias_init=initialisers.normal(1.0)
+    )
+    image = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
+    layout = ("NHWC", "HWIO", "NHWC")
+    conv = jax.lax.conv_general_dilated(image, embed.kernel[...], (4, 4), "VALID", dimension_numbers=layout)
+    expected = conv.reshape(2, 6, 5) + embed.bias[...]
+    assert np.linalg.norm(embed(image) - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_images_must_be_whole_patches():
+    with pytest.raises(ConfigError, match="30x32"):
+        grid_of((2, 30, 32, 3), 4)

@@ -1,0 +1,70 @@
+"""Modules as pure functions of dicts, and data sets and images for the methods' tests."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from spendflops_plugins.vit import ViT
+
+from spendflops.contracts.types import Context, DatasetInfo, Stat
+from spendflops.parts.images import ArrayImage
+
+INFO = DatasetInfo(name="toy", features={}, classes=tuple("abcdef"), mask_classes=tuple("abcde"))
+TINY = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 4}
+
+
+def context(*, train=True, seed=0):
+    return Context(key=jax.random.key(seed), step=jnp.int32(0), steps=jnp.int32(10), train=train)
+
+
+def tiny(**options):
+    return ViT(rngs=nnx.Rngs(0), **(TINY | options))
+
+
+def split(module):
+    """(graph, parameters, statistics) as nested dicts of arrays."""
+    graph, params, stats = nnx.split(module, nnx.Param, ...)
+    return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def loss_and_gradient(objective, batch, ctx):
+    """(loss, metrics, statistics after it, gradient by path)."""
+    graph, params, stats = split(objective)
+
+    def loss(params):
+        module = nnx.merge(graph, params, stats)
+        result = module.loss(batch, None, ctx)
+        return result.value, (result.metrics, nnx.to_pure_dict(nnx.state(module, Stat)))
+
+    (value, (metrics, after)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return value, metrics, after, flatten(gradient)
+
+
+def flatten(tree):
+    return {
+        "/".join(str(getattr(k, "key", k)) for k in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def count(factory):
+    """Parameters of what a factory would make; nothing is allocated."""
+    return sum(x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(factory), nnx.Param)))
+
+
+def sample(seed=0, size=(40, 52)):
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (size[0] // 4, size[1] // 4, 3), dtype=np.uint8)
+    return {
+        "image": ArrayImage(np.repeat(np.repeat(small, 4, axis=0), 4, axis=1)),
+        "label": seed % 6,
+        "labels": np.array([1, 3], np.int32),
+        "mask": rng.integers(0, 5, size, dtype=np.uint8),
+    }
+
+
+def batch_of(views, spec, *, size=4):
+    rows = [views(sample(i), np.random.default_rng(i), spec) for i in range(size)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,318 @@
+"""The vision transformer against a slow numpy one, its parameter counts, its options."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from purelib import context, count, flatten, split, tiny
+from spendflops_plugins.vit import ViT
+
+from spendflops.contracts.errors import ConfigError
+from spendflops.parts.nn.positions import half_pixel, resize_table, sincos_2d, sincos_table
+
+SIZES = {
+    "Ti": {"dim": 192, "depth": 12, "heads": 3},
+    "S": {"dim": 384, "depth": 12, "heads": 6},
+    "B": {"dim": 768, "depth": 12, "heads": 12},
+    "L": {"dim": 1024, "depth": 24, "heads": 16},
+    "H": {"dim": 1280, "depth": 32, "heads": 16},
+}
+
+COUNTS = [
+    ("Ti", 16, 5_524_416, 5_524_032, 37_824, 444_864),
+    ("S", 16, 21_665_664, 21_664_896, 75_648, 1_774_464),
+    ("B", 16, 85_798_656, 85_797_120, 151_296, 7_087_872),
+    ("B", 14, 85_706_496, 85_704_960, 197_376, 7_087_872),
+    ("L", 16, 303_301_632, 303_299_584, 201_728, 12_596_224),
+    ("L", 14, 303_178_752, 303_176_704, 263_168, 12_596_224),
+    ("H", 16, 630_918_400, 630_915_840, 252_160, 19_677_440),
+    ("H", 14, 630_764_800, 630_762_240, 328_960, 19_677_440),
+]
+
+
+@pytest.mark.parametrize("name,patch,trunk,without_class,positions,block", COUNTS)
+def test_parameter_counts(name, patch, trunk, without_class, positions, block):
+    options = SIZES[name] | {"patch_size": patch}
+    # One block is traced: the others are copies of it.
+    options["depth"], rest = 1, (SIZES[name]["depth"] - 1) * block
+
+    def build(**more):
+        return count(lambda: ViT(rngs=nnx.Rngs(0), **options, **more)) + rest
+
+    assert build(positions="learned") == trunk
+    assert build(positions="learned", class_token=False, pooling="mean") == without_class
+    assert build(positions="sincos_mae") == trunk - positions
+    two = count(lambda: ViT(rngs=nnx.Rngs(0), **(options | {"depth": 2})))
+    assert two - (build(positions="sincos_mae") - rest) == block
+
+
+def test_whole_base_model_count():
+    assert count(lambda: ViT(rngs=nnx.Rngs(0), positions="learned")) == 85_798_656
+
+
+def oracle(p, x, *, patch, heads, class_token, pooling, table, class_row, gelu, norm):
+    """float64, one example, head and query at a time."""
+
+    def layer_norm(x, name):
+        q = name if isinstance(name, dict) else p[name]
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * q["scale"] + q["bias"]
+
+    def activate(x):
+        if gelu == "erf":
+            return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+        return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    batch, height, width, _ = x.shape
+    kernel = p["patch_embed"]["kernel"]
+    tokens, summary = [], []
+    for b in range(batch):
+        rows = []
+        for r in range(height // patch):
+            for c in range(width // patch):
+                window = x[b, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch]
+                rows.append(np.einsum("hwc,hwcd->d", window, kernel) + p["patch_embed"]["bias"])
+        z = np.stack(rows) + table
+        if class_token:
+            z = np.concatenate([p["cls_token"][0] + class_row, z])
+        for index in range(len(p["blocks"])):
+            q = p["blocks"][index]
+            y = layer_norm(z, q["norm1"]) @ q["attn"]["qkv"]["kernel"] + q["attn"]["qkv"]["bias"]
+            dim = z.shape[1]
+            d = dim // heads
+            out = np.zeros_like(z)
+            for h in range(heads):
+                query, key, value = (y[:, part * dim + h * d : part * dim + (h + 1) * d] for part in range(3))
+                for i in range(len(z)):
+                    w = np.exp(key @ query[i] / math.sqrt(d))
+                    out[i, h * d : (h + 1) * d] = (w / w.sum()) @ value
+            z = z + out @ q["attn"]["proj"]["kernel"] + q["attn"]["proj"]["bias"]
+            y = activate(layer_norm(z, q["norm2"]) @ q["mlp"]["fc1"]["kernel"] + q["mlp"]["fc1"]["bias"])
+            z = z + y @ q["mlp"]["fc2"]["kernel"] + q["mlp"]["fc2"]["bias"]
+        z = layer_norm(z, "norm") if norm else z
+        patches = z[1:] if class_token else z
+        tokens.append(patches)
+        summary.append(z[0] if pooling == "class" else patches.mean(0))
+    return np.stack(tokens), np.stack(summary)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"positions": "learned", "init": "original", "gelu": "tanh"},
+        {"positions": "learned", "class_token": False, "pooling": "mean", "init": "timm"},
+        {"pooling": "mean", "final_norm": False, "init": "truncated_02", "patch_size": 4},
+        {"positions": "learned_sincos", "image_size": (16, 24), "mlp_ratio": 2.0},
+    ],
+)
+def test_forward_equals_the_oracle(options):
+    merged = {"image_size": 16, "patch_size": 8, "dim": 16, "depth": 2, "heads": 2} | options
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        graph, params, stats = split(ViT(rngs=nnx.Rngs(0), **merged))
+        p = jax.tree.map(lambda v: np.asarray(v, np.float64) + 0.1 * rng.normal(size=v.shape), params)
+        model = nnx.merge(graph, jax.tree.map(jnp.asarray, p), stats)
+        x = rng.normal(size=(2, *model.image_size, 3))
+        features = jax.jit(lambda x: model(x, context(train=False)))(x)
+        narrow = nnx.merge(graph, jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), p), stats)
+        single = jax.jit(lambda x: narrow(x, context(train=False)))(x.astype(np.float32))
+    learned, has_class = "pos_embed" in p, merged.get("class_token", True)
+    table = p["pos_embed"][0, int(has_class) :] if learned else sincos_table(model.grid, model.dim)
+    tokens, summary = oracle(
+        p,
+        x,
+        patch=merged["patch_size"],
+        heads=2,
+        class_token=has_class,
+        pooling=merged.get("pooling", "class"),
+        table=table,
+        class_row=p["pos_embed"][0, :1] if learned and has_class else 0.0,
+        gelu=merged.get("gelu", "erf"),
+        norm=merged.get("final_norm", True),
+    )
+    assert features.summary.dtype == np.float64 and single.summary.dtype == np.float32
+    np.testing.assert_allclose(features.tokens, tokens, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(features.summary, summary, rtol=1e-10, atol=1e-10)
+    assert np.linalg.norm(single.tokens - tokens) <= 1e-5 * np.linalg.norm(tokens)
+
+
+def images(seed=0, size=(32, 32), batch=2):
+    return np.random.default_rng(seed).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
+
+
+def test_encode_of_embed_is_the_call_and_permuted_tokens_are_permuted():
+    model, x = tiny(), images()
+    permutation = np.random.default_rng(1).permutation(16)
+    inverse = np.argsort(permutation)
+
+    @jax.jit
+    def three(x):
+        tokens = model.embed(x)
+        keep = jnp.broadcast_to(permutation, (2, 16))
+        return model(x, context()), model.encode(tokens, context()), model.encode(tokens.take(keep), context())
+
+    whole, again, shuffled = three(x)
+    np.testing.assert_array_equal(whole.tokens, again.tokens)
+    np.testing.assert_array_equal(whole.summary, again.summary)
+    np.testing.assert_allclose(np.asarray(shuffled.tokens)[:, inverse], whole.tokens, atol=1e-5)
+    np.testing.assert_allclose(shuffled.summary, whole.summary, atol=1e-5)
+    assert shuffled.grid is None and whole.grid == (4, 4)
+
+
+def test_uint8_is_normalised_by_the_backbone():
+    model, x = tiny(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0)), images()
+    expected = (x / 255 - 0.5) / np.array([0.25, 0.5, 1.0])
+    np.testing.assert_allclose(model.normalise(x), expected, atol=1e-6)
+    embed = jax.jit(lambda x: model.embed(x).x)
+    np.testing.assert_allclose(embed(x), embed(expected.astype(np.float32)), atol=1e-5)
+    assert model.spec.size == (32, 32) and model.spec.stride == (8, 8) and model.spec.mean == (0.5, 0.5, 0.5)
+
+
+def test_levels_are_maps_before_the_final_norm():
+    model = tiny(depth=3)
+    features = jax.jit(lambda x: model(x, context(), levels=(1, -1)))(images())
+    assert [(m.grid, m.stride, m.tokens.shape) for m in features.levels] == [((4, 4), 8, (2, 16, 32))] * 2
+    np.testing.assert_allclose(model.norm(features.levels[1].tokens), features.tokens, atol=1e-5)
+    shapes = [lambda: model(images(), context(), levels=(3,))]
+    shapes.append(lambda: model.encode(model.embed(images()).take(jnp.zeros((2, 3), int)), context(), levels=(0,)))
+    for build, message in zip(shapes, ("no block 3", "levels are maps"), strict=True):
+        with pytest.raises(ConfigError, match=message):
+            jax.eval_shape(build)
+
+
+@pytest.mark.parametrize("positions", ["sincos_mae", "learned"])
+def test_other_image_sizes_resize_the_positions(positions):
+    model = tiny(positions=positions, position_resize="torch_bicubic")
+    tokens = jax.jit(model.embed)(images(size=(48, 64)))
+    table = sincos_table((4, 4), 32) if positions == "sincos_mae" else np.asarray(model.pos_embed[...])[0, 1:]
+    expected = resize_table(table, (4, 4), (6, 8), rule="torch_bicubic")
+    assert tokens.grid == (6, 8)
+    np.testing.assert_allclose(tokens.pos[0], expected, atol=1e-6)
+
+
+def test_exact_positions_are_the_function_at_half_pixels():
+    pos = tiny(position_resize="exact").embed(images(size=(48, 64))).pos[0]
+    np.testing.assert_allclose(pos, sincos_2d(half_pixel(6, 4), half_pixel(8, 4), 32), atol=1e-6)
+    same = tiny(position_resize="exact").embed(images()).pos[0]
+    np.testing.assert_array_equal(same, sincos_table((4, 4), 32))
+
+
+def test_learned_sincos_starts_from_the_table_with_a_class_row_of_zeros():
+    table = np.asarray(tiny(positions="learned_sincos").pos_embed[...])
+    np.testing.assert_array_equal(table[0, 0], 0)
+    np.testing.assert_array_equal(table[0, 1:], sincos_table((4, 4), 32))
+
+
+def test_drop_path_acts_in_training_only_and_follows_the_key():
+    model, x = tiny(drop_path=0.9, depth=3), images(batch=8)
+    run = jax.jit(lambda x, ctx: model(x, ctx).summary)
+    one, same, other = run(x, context()), run(x, context()), run(x, context(seed=1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.allclose(one, other)
+    np.testing.assert_array_equal(run(x, context(train=False)), run(x, context(train=False, seed=1)))
+    assert [block.drop_path for block in model.blocks] == [0.0, 0.45, 0.9]
+
+
+def test_packed_segments_are_as_if_alone():
+    model = tiny(class_token=False, pooling="mean")
+    x = images(batch=2)
+
+    @jax.jit
+    def both(x):
+        tokens = model.embed(x)
+        packed = jax.tree.map(
+            lambda v: v.reshape(1, -1, v.shape[-1]), (tokens.x, jnp.broadcast_to(tokens.pos, tokens.x.shape))
+        )
+        segments = jnp.repeat(jnp.arange(2), 16)[None]
+        import dataclasses
+
+        one = dataclasses.replace(
+            tokens, x=packed[0], pos=packed[1], prefix=tokens.prefix, grid=None, segments=segments
+        )
+        return model.encode(tokens, context()).tokens, model.encode(one, context()).tokens
+
+    apart, packed = both(x)
+    np.testing.assert_allclose(np.asarray(packed).reshape(2, 16, 32), apart, atol=1e-5)
+
+
+def test_segments_refuse_a_class_token():
+    import dataclasses
+
+    model = tiny()
+    tokens = model.embed(images())
+    with pytest.raises(ConfigError, match="class token"):
+        model.encode(dataclasses.replace(tokens, segments=jnp.zeros((2, 16), int)), context())
+
+
+def test_bfloat16_is_close_to_float32_and_gives_float32():
+    x = images()
+
+    def summary(dtype):
+        model = tiny(compute_dtype=dtype)
+        graph, params, stats = split(model)
+        function = lambda p: jnp.sum(nnx.merge(graph, p, stats)(x, context()).summary ** 3)  # noqa: E731
+        return jax.jit(jax.value_and_grad(function))(params)
+
+    (wide, gradient), (narrow, rounded) = summary("float32"), summary("bfloat16")
+    assert narrow.dtype == jnp.float32 and 0 < abs(narrow - wide) < 0.02 * abs(wide)
+    for path, expected in flatten(gradient).items():
+        result = flatten(rounded)[path]
+        assert result.dtype == np.float32
+        assert np.linalg.norm(result - expected) <= 0.05 * np.linalg.norm(expected), path
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        ({"positions": "sincos"}, "sincos_mae"),
+        ({"pooling": "cls"}, "class"),
+        ({"heads": 5}, "5 heads"),
+        ({"class_token": False}, "class_token"),
+        ({"image_size": 30}, "whole number"),
+        ({"init": "MAE"}, "known"),
+        ({"gelu": "relu"}, "known"),
+        ({"compute_dtype": "float16"}, "bfloat16"),
+        ({"positions": "learned", "position_resize": "exact"}, "fixed table"),
+    ],
+)
+def test_options_that_do_not_fit_are_errors(options, message):
+    with pytest.raises(ConfigError, match=message):
+        jax.eval_shape(lambda: nnx.state(tiny(**options)))
+
+
+TREE_MODE = """
+import jax
+from purelib import INFO, batch_of, context, loss_and_gradient, tiny
+from flax import nnx
+from spendflops_plugins.mae import MAE
+from spendflops_plugins.segmentation import Segmentation
+from spendflops_plugins.simclr import SimCLR
+from spendflops_plugins.supervised import Supervised
+small = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+for cls, options in ((MAE, small), (SimCLR, {}), (Supervised, {}), (Segmentation, {"channels": 8})):
+    objective = cls(tiny(depth=1), info=INFO, rngs=nnx.Rngs(1), **options)
+    value, _, _, gradient = loss_and_gradient(objective, batch_of(cls.views(), objective.backbone.spec), context())
+    print(cls.__name__, repr(float(value)), len(gradient))
+"""
+
+
+def test_flax_tree_mode_gives_the_same_losses():
+    folder = os.path.dirname(__file__)
+
+    def run(**more):
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([folder, *sys.path]), "JAX_PLATFORMS": "cpu"} | more
+        done = subprocess.run([sys.executable, "-c", TREE_MODE], env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    tree = run(NNX_GRAPH_MODE="false", NNX_GRAPH_UPDATES="false")
+    assert len(tree.splitlines()) == 4
+    assert tree == run()
