@@ -61,7 +61,7 @@ class Folder(Dataset):
         self._name, self._licence = name or os.path.basename(self._path), licence
 
     @functools.cached_property
-    def info(self) -> DatasetInfo:
+    def info(self) -> DatasetInfo:  # type: ignore[override]  # read when first asked for
         """Read from the folder names; images are not listed for it, so that sizes are not known.
 
         Raises:

@@ -108,7 +108,7 @@ class RidgeClassification(Evaluator):
         if not (np.isfinite(bank["feature"]).all() and np.isfinite(query["feature"]).all()):
             raise DivergedError("the features are not finite", fix="look at the training loss")
         targets = 2.0 * np.eye(max(len(info.classes), labels.max() + 1))[bank["label"]] - 1
-        scores, details = [], {}
+        scores, details = [], dict[str, float]()
         draws = label_subsets(len(targets), labels=self._labels, subsets=self._subsets, seed=self._seed)
         for index, draw in enumerate(draws):
             ridge = fit_ridge(

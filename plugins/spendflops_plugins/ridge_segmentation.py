@@ -104,7 +104,7 @@ class RidgeSegmentation(Evaluator):
             raise DivergedError("the features are not finite", fix="look at the training loss")
         targets = patch_targets(bank["mask"], bank["tokens"].shape[1:3], classes, majority=self._target == "majority")
         draws = label_subsets(len(targets), labels=self._labels, subsets=self._subsets, seed=self._seed)
-        scores, details = [], {}
+        scores, details = [], dict[str, float]()
         for index, draw in enumerate(draws):
             tokens = bank["tokens"][draw].reshape(-1, bank["tokens"].shape[-1])
             wanted = targets[draw].reshape(-1, classes)

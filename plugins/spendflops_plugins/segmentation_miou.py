@@ -38,7 +38,7 @@ class SegmentationMIoU(Evaluator):
     def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:
         """The confusion matrix of the batch, in integers."""
         logits, masks = predictions["seg_logits"], batch["mask"]
-        classes = resize_scores(logits.astype(jnp.float32), masks.shape[1:3]).argmax(axis=-1)
+        classes = resize_scores(logits.astype(jnp.float32), (masks.shape[1], masks.shape[2])).argmax(axis=-1)
         labels = jnp.where(batch["_mask"][:, None, None], masks, IGNORE)
         return {"metrics": count_confusion(labels, classes, logits.shape[-1]), "rows": {}}
 

@@ -49,6 +49,8 @@ class Evaluator(Described, abc.ABC):
     primary: str
     """The key of the result that ranks models."""
     higher_is_better: ClassVar[bool] = True
+    unit: ClassVar[str] = "%"
+    """``"%"``: ``primary`` is a fraction, shown in per cent; empty: a plain number."""
     spread: str = ""
     """What ``primary + "_sd"`` in the result is the spread of, e.g. ``"3 label subsets"``; empty if there is none."""
 

@@ -91,30 +91,16 @@ class Batches:
                 close()
 
 
-def padded(
-    source: Source, preprocess: Preprocess, *, batch_size: int, offset: int = 0
-) -> Iterator[dict[str, np.ndarray]]:
+def padded(source: Source, preprocess: Preprocess, *, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Evaluation batches in the source's order; the last one is filled up and ``_mask`` says which examples count."""
     _parse_absl_flags()
-    dataset = grain.MapDataset.source(source).map(preprocess)[offset:]
-    options = grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=4 * batch_size)
-    waiting: list[dict[str, np.ndarray]] = []
-    for sample in dataset.to_iter_dataset(options):
-        waiting.append(sample)
-        if len(waiting) == batch_size:
-            yield _stack(waiting, batch_size)
-            waiting = []
-    if waiting:
-        yield _stack(waiting, batch_size)
-
-
-def _stack(samples: list[dict[str, np.ndarray]], size: int) -> dict[str, np.ndarray]:
-    batch = {}
-    for name in samples[0]:
-        array = np.stack([np.asarray(s[name]) for s in samples])
-        batch[name] = np.pad(array, [(0, size - len(samples))] + [(0, 0)] * (array.ndim - 1))
-    batch["_mask"] = np.arange(size) < len(samples)
-    return batch
+    batches = grain.MapDataset.source(source).map(preprocess).batch(batch_size, drop_remainder=False)
+    # The buffer is of batches: Grain polls all that waits in it for each element that it gives.
+    options = grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=BUFFER)
+    for batch in batches.to_iter_dataset(options):
+        real = len(next(iter(batch.values())))
+        full = {n: np.pad(a, [(0, batch_size - real)] + [(0, 0)] * (a.ndim - 1)) for n, a in batch.items()}
+        yield {**full, "_mask": np.arange(batch_size) < real}
 
 
 def train_structs(objective: Objective, views: Views, spec: InputSpec, batch_size: int) -> dict[str, Any]:

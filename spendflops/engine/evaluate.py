@@ -65,6 +65,13 @@ def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, C
             into.setdefault(evaluation, Collected()).add(role, outputs[evaluation], mask)
 
 
+def protocol(built: Built, evaluation: Evaluation) -> str:
+    """The evaluator's protocol id with the size at which the model sees the images."""
+    names = [s.label for s in built.recipe.stages]
+    height, width = built.stages[names.index(evaluation.stage or names[-1])].spec.size
+    return f"{evaluation.evaluator.protocol}@{height}x{width}px"
+
+
 def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[str, Any]:
     """The scores of one evaluation with everything that tells what they mean."""
     evaluator = evaluation.evaluator
@@ -78,13 +85,12 @@ def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[st
         raise errors.PluginError(
             f"{type(evaluator).__name__}.result gives {', '.join(values)}", why=f"primary is {evaluator.primary!r}"
         )
-    names = [s.label for s in built.recipe.stages]
-    spec = built.stages[names.index(evaluation.stage or names[-1])].spec
     return {
         "evaluation": evaluation.label,
-        "protocol": f"{evaluator.protocol}@{spec.size[0]}x{spec.size[1]}px",
+        "protocol": protocol(built, evaluation),
         "primary": evaluator.primary,
         "higher_is_better": evaluator.higher_is_better,
+        "unit": evaluator.unit,
         "spread": evaluator.spread,
         "data": {role: f"{d.info.name}:{split}" for role, (d, split) in evaluation.data.items()},
         "values": {name: float(value) for name, value in values.items()},

@@ -116,6 +116,7 @@ class Launch:
         failure = folder / "failed.json"
         try:
             result = run_recipe(planned.recipe, folder, quiet=self.quiet)
+            row = finished_row(planned, folder, result)
         except (errors.Preempted, errors.Interrupted):
             raise
         except Exception as error:
@@ -132,7 +133,7 @@ class Launch:
             self.say(f"  failed: {error}")
             return failed_row(planned, folder, what)
         failure.unlink(missing_ok=True)
-        return finished_row(planned, folder, result)
+        return row
 
     def _notes(self, planned: list[Planned]) -> tuple[str, ...]:
         lines = [line for row in planned if row.kind == "method" for line in cautions(build(row.recipe), row.label)]
@@ -163,6 +164,7 @@ class Launch:
         footprints = [r.footprint for r in self.rows if r.footprint is not None]
         sources = tuple(dict.fromkeys(s for f in footprints for s in f.sources))
         evaluations = (*self.study.evaluations, *self.study.transfer_evaluations)
+        told = {e.label: (type(e.evaluator).__doc__ or "").strip().split("\n\n")[0] for e in evaluations}
         return Report(
             title=self.study.title,
             question=self.study.question,
@@ -176,7 +178,7 @@ class Launch:
                 "passes.",
                 *sources,
             ),
-            protocols={e.label: (type(e.evaluator).__doc__ or "").strip().split("\n\n")[0] for e in evaluations},
+            protocols={s.protocol: told[s.evaluator] for row in self.rows for s in row.scores},
             overlap=shared,
             notes=notes,
             command=self.command,

@@ -96,19 +96,20 @@ def _score(score: Mapping[str, Any]) -> Score:
     parts = [name for name in values if name.startswith(f"{primary}/")]
     place = score["data"].get("query") or next(iter(score["data"].values()))
     dataset, _, split = place.partition(":")
+    scale = 100 if score["unit"] == "%" else 1
     sd = values.get(f"{primary}_sd")
     return Score(
         evaluator=score["evaluation"],
         protocol=score["protocol"],
         metric=primary,
-        value=100 * values[primary],
-        sd=None if sd is None or len(parts) < 2 else 100 * sd,
+        value=scale * values[primary],
+        sd=None if sd is None or len(parts) < 2 else scale * sd,
         n=max(len(parts), 1),
         spread=score["spread"],
         higher_is_better=score["higher_is_better"],
         dataset=dataset,
         split=split,
-        unit="%",
+        unit=score["unit"],
     )
 
 

@@ -42,6 +42,21 @@ def loss_and_gradient(objective, batch, ctx):
     return value, metrics, after, flatten(gradient)
 
 
+def gradient_program(cls, *, depth, **options):
+    """The jaxpr of an objective's loss, gradient and statistics, as text; nothing is computed."""
+    objective = nnx.eval_shape(
+        lambda: cls(ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": depth})), info=INFO, rngs=nnx.Rngs(1), **options)
+    )
+    graph, params, stats = split(objective)
+
+    def loss(params, stats, batch):
+        module = nnx.merge(graph, params, stats)
+        return module.loss(batch, None, context()).value, nnx.to_pure_dict(nnx.state(module, Stat))
+
+    batch = batch_of(cls.views(), objective.backbone.spec)
+    return str(jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(params, stats, batch))
+
+
 def flatten(tree):
     return {
         "/".join(str(getattr(k, "key", k)) for k in path): np.asarray(leaf)
