@@ -1,10 +1,10 @@
-# make quickstart | test | test-slow | test-parity | test-mutations | lint | bench | wheel | clean
+# make quickstart | test | test-slow | test-mutations | lint | bench | wheel | clean
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
 TAG = $(shell $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])')
 
-.PHONY: quickstart test test-slow test-parity test-mutations lint bench wheel clean
+.PHONY: quickstart test test-slow test-mutations lint bench wheel clean
 
 # The environment is made anew only when what is to be installed has changed.
 $(VENV)/.installed: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
@@ -22,9 +22,6 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
-
-test-parity: $(VENV)/.installed
-	$(BIN)/python -m pytest -m parity
 
 test-mutations: $(VENV)/.installed
 	$(BIN)/python tests/mutations/run.py

@@ -33,7 +33,7 @@ class RidgeClassification(Evaluator):
     """``accuracy`` of a ridge classifier, as mean over several draws of labelled examples.
 
     Args:
-        labels: Labelled bank examples a draw; None uses the whole bank, once.
+        labels: Labelled bank examples a draw; below 1, that part of the bank; None uses the whole bank, once.
         subsets: Draws.
         seed: Of the draws.
         feature: ``summary`` or ``mean_tokens`` (the mean over patch tokens).
@@ -50,7 +50,7 @@ class RidgeClassification(Evaluator):
     def __init__(
         self,
         *,
-        labels: int | None = None,
+        labels: int | float | None = None,
         subsets: int = 3,
         seed: int = 0,
         feature: str = "mean_tokens",
@@ -64,10 +64,11 @@ class RidgeClassification(Evaluator):
             raise ConfigError(f"unknown intercept {intercept!r}", fix="use 'free' or 'constant_100'")
         if regularisation != "loo" and (isinstance(regularisation, str) or not regularisation > 0):
             raise ConfigError(f"regularisation {regularisation!r}", fix="give a number above 0, or 'loo'")
-        if subsets < 1 or seed < 0 or (labels is not None and labels < 2):
+        drawable = labels is None or (0 < labels < 1 if isinstance(labels, float) else labels >= 2)
+        if subsets < 1 or seed < 0 or not drawable:
             raise ConfigError(
                 f"ridge_classification with labels={labels}, subsets={subsets}, seed={seed}",
-                fix="labels is at least 2, subsets at least 1, seed at least 0",
+                fix="labels is a whole number from 2 or a part below 1, subsets at least 1, seed at least 0",
             )
         self._labels, self._subsets, self._seed = labels, subsets, seed
         self._feature, self._regularisation, self._intercept = feature, regularisation, intercept
@@ -109,7 +110,10 @@ class RidgeClassification(Evaluator):
             raise DivergedError("the features are not finite", fix="look at the training loss")
         targets = 2.0 * np.eye(max(len(info.classes), labels.max() + 1))[bank["label"]] - 1
         scores, details = [], dict[str, float]()
-        draws = label_subsets(len(targets), labels=self._labels, subsets=self._subsets, seed=self._seed)
+        labelled = self._labels
+        if isinstance(labelled, float):
+            labelled = max(2, round(labelled * len(targets)))
+        draws = label_subsets(len(targets), labels=labelled, subsets=self._subsets, seed=self._seed)
         for index, draw in enumerate(draws):
             ridge = fit_ridge(
                 bank["feature"][draw], targets[draw], penalty=self._regularisation, intercept=self._intercept

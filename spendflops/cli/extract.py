@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from spendflops.contracts import errors
+
+if TYPE_CHECKING:
+    from spendflops.contracts.dataset import Dataset
+    from spendflops.engine.load import Model
 
 
 def define(known: flags.FlagValues) -> None:
@@ -18,7 +24,7 @@ def define(known: flags.FlagValues) -> None:
 
 
 def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
-    """Writes ``summary``, ``mean_tokens`` [N D], ``digest`` [N] and, where there are labels, ``label`` and ``classes``."""
+    """Writes ``summary`` and ``mean_tokens`` [N D], ``digest`` [N] and, of labelled data, ``label`` and ``classes``."""
     if len(rest) != 3:
         raise errors.ConfigError(
             "extract takes a run, data and an output file", fix="spendflops extract runs/mae folder:photos out.npz"
@@ -27,7 +33,6 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     if not out.endswith(".npz"):
         raise errors.ConfigError(f"the output is {out!r}", fix="a name that ends with .npz")
     from spendflops.contracts import registry
-    from spendflops.engine.extract import extract
     from spendflops.engine.load import load
 
     name, _, path = data.partition(":")
@@ -38,3 +43,68 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     )
     print(f"{out}: " + ", ".join(f"{k} {list(v)}" for k, v in written.items()))
     return 0
+
+
+def extract(
+    model: Model, dataset: Dataset, *, split: str | None, batch_size: int, out: Path
+) -> dict[str, tuple[int, ...]]:
+    """Writes an ``.npz`` of features and returns the shapes in it.
+
+    Args:
+        model: From :func:`spendflops.load`.
+        dataset: The images; resized to what the model expects.
+        split: Of the data set; None for its only one.
+        batch_size: Images at a time.
+        out: File to write, atomically.
+
+    Raises:
+        errors.DataError: An image that cannot be read, a disk that is full.
+    """
+    import numpy as np
+
+    from spendflops.engine.build import open_source
+    from spendflops.parts import images
+
+    name = split if split is not None else _only_split(dataset)
+    wanted = ("image", "label") if dataset.info.classes else ("image",)
+    source = open_source(dataset, name, wanted)
+    columns: dict[str, list] = {"digest": []}
+    for start in range(0, len(source), batch_size):
+        samples = [source[i] for i in range(start, min(start + batch_size, len(source)))]
+        pixels = np.stack([images.resize(s["image"].decode(), model.spec.size, "bicubic") for s in samples])
+        # A last batch of another size would compile once more.
+        full = np.pad(pixels, [(0, batch_size - len(samples))] + [(0, 0)] * 3)
+        for key, value in model.features(full).items():
+            columns.setdefault(key, []).extend(np.asarray(value)[: len(samples)])
+        columns["digest"] += [s["image"].digest() for s in samples]
+        if "label" in wanted:
+            columns.setdefault("label", []).extend(int(s["label"]) for s in samples)
+    arrays = {key: np.asarray(value) for key, value in columns.items()}
+    if "label" in arrays:
+        arrays["classes"] = np.asarray(dataset.info.classes)
+    _save(out, arrays)
+    return {key: value.shape for key, value in arrays.items()}
+
+
+def _only_split(dataset: Dataset) -> str:
+    splits = list(dataset.info.sizes)
+    if len(splits) != 1:
+        raise errors.ConfigError(
+            f"{dataset.info.name} has the splits {', '.join(splits)}", fix="choose one with --split"
+        )
+    return splits[0]
+
+
+def _save(out: Path, arrays: dict[str, Any]) -> None:
+    import numpy as np
+
+    from spendflops.engine.rundir import storage_error
+
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(out, error) from error

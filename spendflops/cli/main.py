@@ -90,8 +90,6 @@ def _guarded(module, known: flags.FlagValues, rest: Sequence[str]) -> int:
         return 0
     except Exception as error:
         code = getattr(error, "exit_code", 1)
-        if isinstance(error, KeyboardInterrupt):
-            code = 130
         _show(error, known, code)
         return code
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     base = None if known.gin_file else "recipes/pretrain.gin"
     loaded = recipe_flags.load(known, known.root, base)
     from spendflops.engine.build import build
-    from spendflops.engine.plan import cautions, check_counters, plan
+    from spendflops.study.plan import cautions, check_counters, plan
 
     plans = {}
     if known.root == "Study":

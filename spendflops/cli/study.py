@@ -31,18 +31,23 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     for line in loaded.chosen:
         print(line)
     recipe_flags.use_cache()
-    from spendflops.engine.rundir import RunDir, write_atomically
+    from spendflops.engine.rundir import locked, storage_error, write_atomically
     from spendflops.study.launch import Launch
     from spendflops.study.report import terminal_table, write
 
     folder = Path(known.workdir)
     command = shlex.join(["spendflops", *sys.argv[1:]])
-    directory = RunDir(path=folder, config={}, resolved=None, fresh=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    with directory.locked():
-        write_atomically(folder / "config.gin", loaded.given)
-        write_atomically(folder / "operative.gin", loaded.operative)
-        launch = Launch(study=loaded.object, folder=folder, retry=known.retry, quiet=known.quiet, command=command)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    with locked(folder):
+        texts = {"config.gin": loaded.given, "operative.gin": loaded.operative}
+        for name, text in texts.items():
+            write_atomically(folder / name, text)
+        launch = Launch(
+            study=loaded.object, folder=folder, retry=known.retry, quiet=known.quiet, command=command, texts=texts
+        )
         report = launch.run()
         paths = write(report, folder)
     print()

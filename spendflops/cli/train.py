@@ -31,7 +31,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     recipe_flags.use_cache()
     from spendflops.engine.build import build
     from spendflops.engine.loop import run_recipe
-    from spendflops.engine.plan import cautions
+    from spendflops.study.plan import cautions
 
     for line in cautions(build(loaded.object), known.objective or "run"):
         print(f"note: {line}")

@@ -119,15 +119,16 @@ def _register(configurable: Configurable, scanned: Scan) -> None:
             raise _Escape(error) from error
 
     keyword = inspect.Parameter.KEYWORD_ONLY
-    factory.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in configurable.parameters.values()])
-    factory.__module__ = None  # gin would put it before the selector.
-    factory.configurable = configurable  # functools.wraps carries it to what gin hands out.
+    signature = inspect.Signature([p.replace(kind=keyword) for p in configurable.parameters.values()])
+    # gin would put the module before the selector; functools.wraps carries `configurable` to what gin hands out.
+    vars(factory).update(__signature__=signature, configurable=configurable)
+    factory.__module__ = None  # type: ignore[assignment]
     gin_config.external_configurable(factory, name=configurable.selector)
 
 
 def _make(configurable: Configurable, options: Mapping[str, Any], scanned: Scan) -> Any:
     selector, scope = configurable.selector, gin_config.current_scope_str()
-    bound = {p: scanned.effective[strict.winner(scanned.effective, scope, selector, p)] for p in options}
+    bound = {p: b for p in options if (b := strict.winner(scanned.effective, scope, selector, p))}
     ready = {
         name: _conform(configurable, name, _called(value), bound[name], scanned) for name, value in options.items()
     }

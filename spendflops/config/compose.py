@@ -179,8 +179,9 @@ def _objective(name: str) -> tuple[_Choice, list[str]]:
 def _dataset(name: str, macro: str = DATASET) -> tuple[_Choice, list[str]]:
     head, _, path = name.partition(":")
     known = {*presets.names("data"), *(e.name for e in registry.entries(("datasets",)))}
-    if path and "." in head and head.partition("@")[0] not in known:
-        head, path = name, ""  # `folder:photos` is a data set and its path, `my.module:Class` is a class.
+    # `folder:photos` is a data set and its path, `my_module:Class` is a class.
+    if path and head.partition("@")[0] not in known and ("." in head or (path.isidentifier() and path[0].isupper())):
+        head, path = name, ""
     choice = _choose("datasets", head, (DATASET, MACRO, "value"))
     value = choice.value if choice.files else dataclasses.replace(choice.value, scope=macro.lower())
     lines = [f"{macro} = {value!r}"]

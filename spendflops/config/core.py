@@ -84,8 +84,9 @@ def named_by_strings(scan: Scan) -> Iterator[Source]:
     names: dict[str, str] = {}
     for binding in scan.effective.values():
         group, origin = SLOTS.get((binding.selector, binding.parameter)), binding
-        while isinstance(origin.value, Macro) and scan.macros.get(origin.value.name, origin) is not origin:
-            origin = scan.macros[origin.value.name]
+        for _ in scan.macros:  # A macro of a macro; the number bounds a circle.
+            is_macro = isinstance(origin.value, Macro)
+            origin = scan.macros.get(origin.value.name, origin) if is_macro else origin
         if group and isinstance(origin.value, str) and {":", "@"} & set(origin.value):
             selector = selector_of(group, origin.value)
             if names.setdefault(selector, origin.value) != origin.value:
@@ -126,6 +127,7 @@ def _declares(binding: Any) -> bool:
 def _load(selector: str, origin: str | None, scan: Scan) -> Configurable:
     """One configurable; ``origin`` is the string that says where its plugin comes from."""
     group, *names = selector.split(".")
+    target: Any
     if selector in CORE:
         module, _, name = CORE[selector].partition(":")
         target = getattr(importlib.import_module(module), name)
@@ -139,7 +141,8 @@ def _load(selector: str, origin: str | None, scan: Scan) -> Configurable:
         target = registry.load(group, names[0] if origin is None else str(origin))
         return Configurable(selector, target, conformity.options(group, target), types.hints(target))
     elif group == "objectives" and names[1:] == ["views"]:
-        target = registry.load(group, names[0] if origin is None else str(origin)).views
+        plugin: Any = registry.load(group, names[0] if origin is None else str(origin))
+        target = plugin.views
     else:
         known = [*CORE, *(e.selector for e in registry.entries())]
         known += [f"{name}.views" for name in known if name.startswith("objectives.")]

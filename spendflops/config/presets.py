@@ -41,12 +41,13 @@ def declared() -> dict[str, Path]:
         package, *inner = entry.value.split(".")
         spec = importlib.util.find_spec(package)
         roots = [Path(root).joinpath(*inner) for root in (spec.submodule_search_locations or ())] if spec else []
-        found[entry.distribution] = next((root for root in roots if root.is_dir()), None)
-        if found[entry.distribution] is None:
+        folder = next((root for root in roots if root.is_dir()), None)
+        if folder is None:
             raise errors.PluginError(
                 f"{entry.distribution} {entry.version} declares presets in {entry.value!r}, which is no folder",
                 fix="the value of a `spendflops.gin` entry point is package.folder; wheels need it as package data",
             )
+        found[entry.distribution] = folder
     return found
 
 

@@ -209,10 +209,11 @@ def scan(sources: Sequence[Source]) -> Scan:
             if not isinstance(s, config_parser.BindingStatement):
                 continue
             name = f"{s.scope}/{s.selector}" if s.scope else s.selector
-            key = (s.scope, s.selector, s.arg_name) if s.arg_name else (name, MACRO, "value")
-            binding = Binding(*key, s.value, source.name, s.location.line_num, source.preset)
+            scope, selector, parameter = (s.scope, s.selector, s.arg_name) if s.arg_name else (name, MACRO, "value")
+            line = s.location.line_num
+            binding = Binding(scope, selector, parameter, s.value, source.name, line, source.preset)
             # A file that two others include is read twice: the same line again is no second opinion.
-            first = seen.setdefault((source.name, *key), binding)
+            first = seen.setdefault((source.name, *binding.key), binding)
             if first.line != binding.line:
                 raise errors.ConfigError(
                     f"{binding.place}: {binding} is bound twice in one file",

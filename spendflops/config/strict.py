@@ -13,7 +13,7 @@ from spendflops.contracts import errors
 Calls = Mapping[tuple[str, str], Any]
 """(scope, selector) of everything that was built."""
 
-_NEAR = 0.8
+_NEAR = 0.75
 """Similarity from which an unused macro of a preset is taken for a misspelling of one that is used."""
 
 
@@ -67,11 +67,11 @@ def check_macros(scan: Scan) -> None:
             )
 
 
-def winner(effective: Mapping[Key, Binding], scope: str, selector: str, parameter: str) -> Key | None:
-    """The key of the binding that a call in ``scope`` takes ``parameter`` from: the deepest that holds."""
+def winner(effective: Mapping[Key, Binding], scope: str, selector: str, parameter: str) -> Binding | None:
+    """The binding that a call in ``scope`` takes ``parameter`` from: the deepest that holds there."""
     steps = scope.split("/") if scope else []
     keys = (("/".join(steps[:depth]), selector, parameter) for depth in range(len(steps), -1, -1))
-    return next((key for key in keys if key in effective), None)
+    return next((effective[key] for key in keys if key in effective), None)
 
 
 def check_used(scan: Scan, calls: Calls) -> None:
@@ -83,8 +83,8 @@ def check_used(scan: Scan, calls: Calls) -> None:
     is idle.
     """
     effective = scan.effective
-    used = {winner(effective, scope, *key[1:]) for scope, selector in calls for key in effective if key[1] == selector}
-    idle = [b for b in scan.bindings if effective[b.key] is not b or b.key not in used]
+    used = [winner(effective, scope, *key[1:]) for scope, selector in calls for key in effective if key[1] == selector]
+    idle = [b for b in scan.bindings if b not in used]
     dropped = {r.selector for b in idle for r in within(b.value, Reference)}
     found = [(_macro(b, scan) if b.is_macro else _idle(b, scan, calls, dropped)) for b in idle if effective[b.key] is b]
     whys, fixes = [why for why, _ in filter(None, found)], [fix for _, fix in filter(None, found)]
@@ -104,8 +104,7 @@ def _idle(binding: Binding, scan: Scan, calls: Calls, dropped: Set[str]) -> tupl
     if binding.preset and (served or _excused(binding, scan, calls, dropped)):
         return None
     if served:
-        keys = dict.fromkeys(winner(scan.effective, scope, *binding.key[1:]) for scope in served)
-        nearer = [scan.effective[key] for key in keys]
+        nearer = {b.key: b for s in served if (b := winner(scan.effective, s, *binding.key[1:]))}.values()
         shown = ", ".join(f"{b.place} ({b} = {b.value!r})" for b in nearer)
         why = f"{binding.place}: {binding} is hidden by {shown}, which is nearer"
         return why, "write " + " ".join(f"{b} = {binding.value!r}" for b in nearer)

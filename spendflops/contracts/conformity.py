@@ -19,6 +19,8 @@ GIVEN = {"backbones": ("rngs",), "objectives": ("backbone", "info", "rngs"), "da
 
 def constructor(cls: Any) -> inspect.Signature:
     """The signature of ``__init__`` without ``self``: nnx's metaclass shows ``*args, **kwargs`` for every module."""
+    if inspect.isclass(cls) and cls.__init__ is object.__init__:
+        return inspect.Signature()
     if not inspect.isclass(cls) or type(cls).__call__ is type.__call__:
         return inspect.signature(cls)
     signature = inspect.signature(cls.__init__)

@@ -16,8 +16,9 @@ class Described:
 
     def __new__(cls, *args: Any, **kwargs: Any):
         self = super().__new__(cls)
+        own = inspect.signature(cls) if cls.__init__ is not object.__init__ else inspect.Signature()
         try:
-            bound = inspect.signature(cls).bind(*args, **kwargs)
+            bound = own.bind(*args, **kwargs)
         except TypeError:
             return self  # __init__ says it better; unpickling comes by here, too, and restores ``described`` itself.
         bound.apply_defaults()

@@ -20,7 +20,7 @@ from spendflops.engine import data, sharding
 from spendflops.engine.describe import describe
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Evaluation, Recipe, Stage
-from spendflops.engine.state import Definition, create, define
+from spendflops.engine.state import Definition, chosen, create, define, transplant
 from spendflops.engine.step import predict_step, train_step
 from spendflops.parts.splits import Split, parse_split, select
 
@@ -42,7 +42,7 @@ class Prediction:
     """One pass over one split that feeds every evaluation with the same data, preprocessing and weights."""
 
     stage: str
-    weights: str | None
+    weights: str
     dataset: Dataset
     split: str
     preprocess: Preprocess
@@ -72,7 +72,7 @@ class Built:
         return train + [(p.program, p.calls, "evaluate") for p in self.predictions]
 
 
-_STAGES: dict[str, BuiltStage] = {}
+_STAGES: dict[Any, BuiltStage] = {}
 
 
 def build_stage(stage: Stage) -> BuiltStage:
@@ -80,7 +80,9 @@ def build_stage(stage: Stage) -> BuiltStage:
     wanted = {"name", "objective", "backbone", "views", "batch_size", "optimizer"}
     fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name in wanted}
     views_of = {"info": stage.dataset.info, "devices": jax.device_count(), "label": stage.label}
-    key = json.dumps(describe({**fields, **views_of}), sort_keys=True)
+    # The classes themselves, too: one that was defined again in an interactive session has the name of the old one.
+    classes = [getattr(x, "func", x) for x in (stage.objective, stage.backbone)]
+    key = (json.dumps(describe({**fields, **views_of}), sort_keys=True), *classes)
     if key not in _STAGES:
         _STAGES[key] = _build_stage(stage)
     return _STAGES[key]
@@ -143,6 +145,12 @@ def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:
         errors.SpendflopsError: Anything that cannot work, before anything compiles.
     """
     stages = tuple(build_stage(s) for s in recipe.stages)
+    by_name = {s.label: b.definition for s, b in zip(recipe.stages, stages, strict=True)}
+    for stage in recipe.stages:
+        for init in (i for i in stage.init if i.stage):
+            # On shapes: what does not fit is known before the stage in front of it has spent its share.
+            models = [(by_name[n].params, by_name[n].stats) for n in (stage.label, init.stage)]
+            transplant(*models, select=init.select, allow=init.allow)
     counts = tuple(
         steps[s.label] if steps is not None else resolve(recipe, s, b)
         for s, b in zip(recipe.stages, stages, strict=True)
@@ -182,11 +190,20 @@ def _predictions(recipe: Recipe, stages: tuple[BuiltStage, ...]) -> tuple[Predic
                 f"stage {name!r} offers {', '.join(objective.outputs)}",
                 fix="score another stage, or add a transfer stage with the head that it needs",
             )
+        weights = chosen(by_name[name].definition, evaluation.weights)
         for role, (dataset, split) in evaluation.data.items():
             pre = evaluation.evaluator.preprocess(role=role, info=dataset.info, spec=by_name[name].spec)
-            same = [name, evaluation.weights, describe(dataset), split, describe(pre), evaluation.batch_size]
+            same = [name, weights, describe(dataset), split, describe(pre), evaluation.batch_size]
             groups.setdefault(json.dumps(same, sort_keys=True), []).append((evaluation, role, pre))
-    return tuple(_prediction(members, recipe, by_name) for members in groups.values())
+    made = tuple(_prediction(members, recipe, by_name) for members in groups.values())
+    names = [p.program.name for p in made]
+    # The ledger knows programs by their names: passes that differ in preprocessing or weights only are numbered.
+    return tuple(
+        dataclasses.replace(p, program=dataclasses.replace(p.program, name=f"{name}#{names[:i].count(name) + 1}"))
+        if names[:i].count(name)
+        else p
+        for i, (p, name) in enumerate(zip(made, names, strict=True))
+    )
 
 
 def _prediction(
@@ -215,7 +232,7 @@ def _prediction(
     )
     return Prediction(
         stage=stage,
-        weights=evaluation.weights,
+        weights=chosen(definition, evaluation.weights),
         dataset=dataset,
         split=split,
         preprocess=preprocess,

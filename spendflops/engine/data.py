@@ -93,6 +93,8 @@ class Batches:
 
 def padded(source: Source, preprocess: Preprocess, *, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Evaluation batches in the source's order; the last one is filled up and ``_mask`` says which examples count."""
+    if len(source) == 0:
+        raise errors.DataError("the evaluation data are empty", fix="check the path and the split")
     _parse_absl_flags()
     batches = grain.MapDataset.source(source).map(preprocess).batch(batch_size, drop_remainder=False)
     # The buffer is of batches: Grain polls all that waits in it for each element that it gives.

@@ -82,11 +82,12 @@ def _describe(value: Any, names: Mapping[Any, str], where: str) -> Any:
         return sorted((_describe(v, names, where) for v in value), key=canonical)
     if isinstance(value, (list, tuple, collections.deque)):
         return [_describe(v, names, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, type) or inspect.isroutine(value):
+    # A lambda, a function inside another and a bound method have no name that tells them from others of their kind.
+    if isinstance(value, type) or (inspect.isroutine(value) and "<" not in value.__qualname__ and not _bound_to(value)):
         return names.get(value) or _name(value)
     raise errors.ConfigError(
         f"{where} cannot be written down: a {type(value).__name__} does not say what it was made with",
-        fix="make its class a dataclass",
+        fix="make its class a dataclass; a function must stand in a module, under its name",
     )
 
 
@@ -104,6 +105,11 @@ def _bound(value: functools.partial, where: str) -> dict[str, Any]:
         raise errors.ConfigError(f"{where}: {_name(value.func)} does not take these options", why=str(error)) from error
     bound.apply_defaults()
     return dict(bound.arguments)
+
+
+def _bound_to(function: Any) -> bool:
+    owner = getattr(function, "__self__", None)
+    return owner is not None and not inspect.ismodule(owner)
 
 
 def _selectors() -> dict[Any, str]:

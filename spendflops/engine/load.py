@@ -37,6 +37,11 @@ class Model:
     spec: InputSpec
     stage: str
 
+    @property
+    def values(self) -> tuple[Tree, Tree]:
+        """Parameters and statistics."""
+        return self.params, self.stats
+
     def module(self) -> Any:
         """The objective with its weights, an ``nnx.Module``."""
         return self.definition.merge(self.params, self.stats)
@@ -113,12 +118,6 @@ def _restore(run: Path, stage: str) -> Tree:
         return checkpoints.restore_raw()
     finally:
         checkpoints.close()
-
-
-def final_params(run: str | os.PathLike[str]) -> Tree:
-    """Host arrays of the parameters that the last stage of a run hands on."""
-    model = load(run)
-    return jax.tree.map(np.asarray, model.params)
 
 
 def factory(described: Mapping[str, Any]) -> Callable[..., Any]:

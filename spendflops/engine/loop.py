@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -23,11 +24,15 @@ from spendflops.engine import data, evaluate, sharding
 from spendflops.engine.build import Built, BuiltStage, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
+from spendflops.engine.load import load
 from spendflops.engine.metrics import MetricsLog
 from spendflops.engine.program import Program, translate
 from spendflops.engine.recipe import InitFrom, Recipe, Stage
-from spendflops.engine.rundir import Progress, RunDir, read_json, write_atomically
-from spendflops.engine.state import Tree, transferred, transplant
+from spendflops.engine.rundir import STORAGE, Progress, RunDir, locked, read_json, storage_error, write_atomically
+from spendflops.engine.state import Tree, inherit, transferred
+
+MODEL = ("params", "stats", "ema")
+"""The parts of a state that outlive their stage."""
 
 
 class StopRequest:
@@ -70,13 +75,17 @@ class Run:
     ledger: Ledger
     log: MetricsLog
     stop: StopRequest
-    models: dict[str, tuple[Tree, Tree]] = dataclasses.field(default_factory=dict)
-    prior: list[int | None] = dataclasses.field(default_factory=list)
+    states: dict[str, Tree] = dataclasses.field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
         """What is run."""
         return self.built.recipe
+
+    def model(self, stage: str, weights: str | None = None) -> tuple[Tree, Tree]:
+        """Parameters and statistics of a stage that was trained."""
+        place = [s.label for s in self.recipe.stages].index(stage)
+        return transferred(self.built.stages[place].definition, self.states[stage], weights)
 
 
 def run_recipe(
@@ -93,15 +102,19 @@ def run_recipe(
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
     """
-    directory = RunDir.open(workdir, describe(recipe))
+    config = describe(recipe)
+    directory = RunDir.open(workdir, config)
     finished = directory.result()
     if finished is not None:
         return finished
-    with directory.locked(), StopRequest().listening() as stop:
+    with locked(directory.path), StopRequest().listening() as stop:
         try:
-            return _run(recipe, directory, stop, texts or {}, quiet)
+            # Again, now that nobody else can be making it.
+            return _run(recipe, RunDir.open(workdir, config), stop, texts or {}, quiet)
         except Exception as error:
             shown = translate(error)
+            if isinstance(error, OSError) and error.errno in STORAGE:
+                shown = storage_error(error.filename or directory.path, error)
             code = getattr(shown, "exit_code", 1)
             with contextlib.suppress(errors.DataError):
                 directory.status(state="stopped" if code in (75, 130) else "failed", exit_code=code, error=str(shown))
@@ -144,58 +157,66 @@ def run_stage(run: Run, index: int) -> None:
         restored = checkpoints.restore(built.train.args[0])
         first, state = restored if restored is not None else (0, _initial(run, index))
         checkpoints.discard_after(first)
-        attempt = _settle_accounts(run, stage, built, progress, first)
+        attempt, seconds = _settle_accounts(run, stage, built, progress, first)
         if first < steps:
-            state = _train(run, index, state, first, checkpoints, progress, attempt)
+            state = _train(run, index, state, first, checkpoints, progress, attempt, seconds)
         elif steps == 0:
             checkpoints.save(0, state)
-        if run.ledger.steps(built.train.name) < steps:
-            _record(run, stage, built.train, last=steps, seconds=None)
-    run.models[stage.label] = transferred(built.definition, state)
-    run.models[f"{stage.label}:online"] = (state["params"], state["stats"])
-    if built.definition.example.teacher:
-        run.models[f"{stage.label}:teacher"] = transferred(built.definition, state, "teacher")
+        _record(run, stage, built.train, last=steps, seconds=seconds)
+    run.states[stage.label] = {kind: state[kind] for kind in MODEL}
 
 
 def _initial(run: Run, index: int) -> Tree:
     stage, built = run.recipe.stages[index], run.built.stages[index]
     key = jax.random.fold_in(jax.random.key(run.recipe.seed), index)
     state = built.init.compile()(sharding.place(key, batch=False))
-    for init in stage.init:
-        source = run.models[init.stage][0] if init.stage else _from_run(run, init)
-        params, lines = transplant(state["params"], source, select=init.select, allow=init.allow)
-        # The source may live on in `models` while this state's memory is donated to the step.
-        state = {**state, "params": jax.tree.map(lambda x: sharding.place(np.asarray(x), batch=False), params)}
-        run.log.lines(f"init-{stage.label}.txt", lines)
-    for match, tensors, size, treatment in stage.optimizer.table(built.definition.params, built.definition.example):
-        run.log.lines(f"optimizer-{stage.label}.txt", [f"{match}  {tensors} tensors  {size} parameters  {treatment}"])
+    for number, init in enumerate(stage.init):
+        source = run.model(init.stage) if init.stage else load(_parent(run, init)).values
+        state, lines = inherit(built.definition, state, source, select=init.select, allow=init.allow)
+        # Copies: the source lives on in `states` while this state's memory is donated to the step.
+        model = jax.tree.map(lambda x: sharding.place(np.array(x), batch=False), {kind: state[kind] for kind in MODEL})
+        state = {**state, **model}
+        counts = collections.Counter(line.partition("  ")[0] for line in lines)
+        what = f"{stage.label} from {init.stage or init.run}: {', '.join(f'{n} {k}' for k, n in counts.items())}"
+        run.log.table(
+            f"init-{stage.label}-{number}.txt", lines, show=[what, *(x for x in lines if x.startswith("left new"))]
+        )
+    table = stage.optimizer.table(built.definition.params, built.definition.example)
+    who = f"{stage.label} {stage.optimizer.name}"
+    rows = [f"{who}: {match}  {tensors} tensors  {size} parameters  {how}" for match, tensors, size, how in table]
+    run.log.table(f"optimizer-{stage.label}.txt", rows, show=rows)
     return state
 
 
-def _from_run(run: Run, init: InitFrom) -> Tree:
-    from spendflops.engine.load import final_params
-
-    result = read_json(Path(init.run or "") / "result.json")
-    if result is None:
-        raise errors.DataError(f"{init.run} is not a finished run", fix="give the directory of a run with result.json")
-    flops = result["flops"]
-    run.prior.append(None if flops["prior"] is None else flops["prior"] + flops["pretrain"] + flops["transfer"])
-    return final_params(init.run or "")
+def _parent(run: Run, init: InitFrom) -> Path:
+    """The folder of the run that a stage starts from."""
+    for folder in (run.directory.path / (init.run or ""), Path(init.run or "")):
+        if (folder / "result.json").exists():
+            return folder
+    raise errors.DataError(f"{init.run} is not a finished run", fix="give the directory of a run with result.json")
 
 
-def _settle_accounts(run: Run, stage: Stage, built: BuiltStage, progress: Progress, first: int) -> int:
-    """Writes what a killed attempt lost, and the rows that its checkpoint had made permanent. Gives the attempt."""
-    attempt, reached = progress.read()
-    lost = Entry(**{**_entry(stage, built.train, first, reached), "kind": "wasted", "note": f"attempt {attempt}"})
-    if reached > first and lost not in run.ledger.entries:
-        run.ledger.append(lost)
-    every = run.recipe.checkpoint_every
-    permanent = first - first % every
-    if permanent > run.ledger.steps(built.train.name):
-        _record(run, stage, built.train, last=permanent, seconds=None)
+def _settle_accounts(run: Run, stage: Stage, built: BuiltStage, progress: Progress, first: int) -> tuple[int, float]:
+    """Writes what a killed attempt lost, and the row that its checkpoint had made permanent.
+
+    Returns:
+        The number of this attempt, and the seconds that earlier ones spent on steps that no row holds yet.
+    """
+    attempt, reached, seconds = progress.read()
+    if reached > first:
+        part = (reached - first) / max(reached - run.ledger.steps(built.train.name), reached - first)
+        fields = _entry(stage, built.train, first, reached)
+        fields |= {"kind": "wasted", "note": f"attempt {attempt}", "seconds": part * seconds}
+        # After a kill between these two lines the row is there already.
+        if Entry(**fields) not in run.ledger.entries:
+            run.ledger.append(Entry(**fields))
+        seconds -= part * seconds
+    progress.write(attempt + 1, first, seconds)
+    permanent = first - first % run.recipe.checkpoint_every
+    if _record(run, stage, built.train, last=permanent, seconds=seconds):
+        seconds = 0.0
     run.log.rewind(stage.label, first)
-    progress.write(attempt + 1, first)
-    return attempt + 1
+    return attempt + 1, seconds
 
 
 def _entry(stage: Stage, program: Program, first: int, last: int) -> dict[str, Any]:
@@ -215,14 +236,18 @@ def _entry(stage: Stage, program: Program, first: int, last: int) -> dict[str, A
     }
 
 
-def _record(run: Run, stage: Stage, program: Program, *, last: int, seconds: float | None) -> None:
+def _record(run: Run, stage: Stage, program: Program, *, last: int, seconds: float) -> bool:
+    """Writes the row up to ``last``, unless it is there."""
     first = run.ledger.steps(program.name)
-    run.ledger.append(Entry(**_entry(stage, program, first, last), seconds=seconds))
+    if first < last:
+        run.ledger.append(Entry(**_entry(stage, program, first, last), seconds=seconds))
+    return first < last
 
 
 def _train(
-    run: Run, index: int, state: Tree, first: int, checkpoints: Checkpoints, progress: Progress, attempt: int
-) -> Tree:
+    run: Run, index: int, state: Tree, first: int, checkpoints: Checkpoints, progress: Progress, attempt: int,
+    seconds: float,
+) -> Tree:  # fmt: skip
     stage, built, steps = run.recipe.stages[index], run.built.stages[index], run.built.steps[index]
     source = open_source(stage.dataset, stage.split, built.views.features)
     batches = data.Batches(
@@ -234,15 +259,16 @@ def _train(
     step_fn = built.train.compile()
     flops = built.train.cost().total
     shown = run.log.stage(stage.label, steps=steps, flops_per_step=flops, examples_per_step=stage.batch_size)
-    spent_before = run.ledger.total() - flops * run.ledger.steps(built.train.name)
-    started, metrics = time.perf_counter(), None
+    earlier = zip(run.built.stages[:index], run.built.steps[:index], strict=True)
+    spent_before = sum(b.train.cost().total * n for b, n in earlier)
+    started, metrics = time.perf_counter() - seconds, None
     with batches.read(first, steps) as reader:
         for step in range(first, steps):
             waited = time.perf_counter()
             batch = sharding.place(next(reader), batch=True)
             shown.waited += time.perf_counter() - waited
             state, new = step_fn(state, batch, call)
-            progress.write(attempt, step + 1)
+            progress.write(attempt, step + 1, time.perf_counter() - started)
             # Looks one step back, so that the device never waits for the host.
             if metrics is not None:
                 _check_finite(metrics, stage, step - 1)
@@ -255,8 +281,9 @@ def _train(
             if last or done % run.recipe.checkpoint_every == 0:
                 _check_finite(metrics, stage, step)
                 checkpoints.save(done, state)
-                seconds, started = time.perf_counter() - started, time.perf_counter()
-                _record(run, stage, built.train, last=done, seconds=seconds)
+                _record(run, stage, built.train, last=done, seconds=time.perf_counter() - started)
+                started = time.perf_counter()
+                progress.write(attempt, done, 0.0)
             elif run.stop.signal is not None:
                 _check_finite(metrics, stage, step)
                 checkpoints.save(done, state)
@@ -280,16 +307,13 @@ def run_evaluations(run: Run) -> list[dict[str, Any]]:
     """Scores of all evaluations, in their order."""
     collected: dict[str, evaluate.Collected] = {}
     for prediction in run.built.predictions:
-        weights = f"{prediction.stage}:{prediction.weights}" if prediction.weights else prediction.stage
-        if weights not in run.models:
-            raise errors.ConfigError(f"stage {prediction.stage!r} has no {prediction.weights} weights")
         started = time.perf_counter()
-        evaluate.collect(prediction, *run.models[weights], collected)
-        done = run.ledger.steps(prediction.program.name)
-        if done < prediction.calls:
-            stage = next(s for s in run.recipe.stages if s.label == prediction.stage)
-            entry = _entry(stage, prediction.program, done, prediction.calls)
-            run.ledger.append(Entry(**{**entry, "role": "evaluate"}, seconds=time.perf_counter() - started))
+        evaluate.collect(prediction, *run.model(prediction.stage, prediction.weights), collected)
+        stage = next(s for s in run.recipe.stages if s.label == prediction.stage)
+        entry = {**_entry(stage, prediction.program, 0, prediction.calls), "role": "evaluate"}
+        if run.ledger.steps(prediction.program.name):
+            entry |= {"kind": "wasted", "note": "scored again after an interruption"}
+        run.ledger.append(Entry(**entry, seconds=time.perf_counter() - started))
         if run.stop.signal is not None:
             raise run.stop.error(f"evaluation {prediction.program.name}")
     return [evaluate.score(run.built, e, collected[e.label]) for e in run.recipe.evaluations]
@@ -312,7 +336,10 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
                 "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(built.definition.params)),
             }
         )
-    prior = None if None in run.prior else sum(p for p in run.prior if p is not None)
+    starts = {init.run: init for stage in run.recipe.stages for init in stage.init if init.run}
+    before = [read_json(_parent(run, init) / "result.json")["flops"] for init in starts.values()]
+    unknown = any(flops["prior"] is None for flops in before)
+    prior = None if unknown else sum(f["prior"] + f["pretrain"] + f["transfer"] for f in before)
     roles = ("pretrain", "transfer", "evaluate")
     return {
         "seed": run.recipe.seed,

@@ -34,10 +34,11 @@ class MetricsLog:
         """The log of one stage."""
         return StageLog(self, name, steps, flops_per_step, examples_per_step)
 
-    def lines(self, name: str, lines: Iterable[str]) -> None:
-        """Adds lines to ``logs/<name>``."""
-        with open(self.folder / "logs" / name, "a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
+    def table(self, name: str, lines: list[str], *, show: Iterable[str]) -> None:
+        """Writes lines to ``logs/<name>`` and shows some of them."""
+        write_atomically(self.folder / "logs" / name, "".join(f"{line}\n" for line in lines))
+        for line in show:
+            self.console.print(line, soft_wrap=True, markup=False)
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the rows of a stage after ``step``: those steps are done again."""

@@ -197,8 +197,8 @@ class _Momentum:
 
 
 def adamw(
-    *, lr: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float | Schedule = 0.0,
-    clip: Clip | None = None, groups: tuple[Group, ...] | None = None,
+    *, lr: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
+    weight_decay: float | Schedule = 0.0, clip: Clip | None = None, groups: tuple[Group, ...] | None = None,
 ) -> Optimizer:  # fmt: skip
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
     direction = _Adam(b1, b2, eps)

@@ -1,7 +1,7 @@
 """A Program is a pure function with known shapes: the only thing that can spend FLOPs.
 
-``plan`` prints programs, a budget solves for calls, the loop runs them, the ledger appends them. A plan is a ledger that
-has not happened yet.
+``plan`` prints programs, a budget solves for calls, the loop runs them, the ledger appends them. A plan is a ledger
+that has not happened yet.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 def translate(error: Exception) -> Exception:
     """The error to show for an error of the runtime: out of memory gets its own class, others stay as they are."""
     text = str(error)
+    if isinstance(error, errors.SpendflopsError):
+        return error
     if "RESOURCE_EXHAUSTED" in text or "Out of memory" in text or isinstance(error, MemoryError):
         return errors.OutOfMemoryError(
             "the program does not fit into the device's memory",

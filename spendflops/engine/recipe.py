@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ class InitFrom:
 
     Attributes:
         stage: Name of an earlier stage of this recipe; or
-        run: A finished run directory. Its FLOPs are counted as ``prior``.
+        run: A finished run directory, relative to this run's or to the working directory. Its FLOPs are ``prior``.
         select: Regular expression over parameter paths: each path that matches must be found in the source.
         allow: Expressions of paths that may be missing there; they keep their new values.
     """
@@ -48,7 +49,7 @@ class Stage:
         views: Sample -> inputs; None for the objective's own views with their defaults.
         batch_size: Global.
         optimizer: With its schedules.
-        role: ``"pretrain"``: paid from the recipe's budget; ``"transfer"``: has its own ``length``, a column of its own.
+        role: ``"pretrain"``: paid from the recipe's budget; ``"transfer"``: its own ``length`` and its own column.
         share: Part of the budget, for pre-training stages; the shares of a recipe sum to 1.
         length: Budget of a transfer stage: ``"1e11"``, ``"20 epochs"``, ``"500 steps"``.
         init: Parameters taken from earlier stages or runs.
@@ -148,6 +149,9 @@ class Recipe:
             doubled = sorted({n for n in given if given.count(n) > 1})
             if doubled:
                 raise errors.ConfigError(f"two {kind} are called {doubled[0]!r}", fix="give them a `name`")
+            odd = [n for n in given if not re.fullmatch(r"[\w.-]*\w[\w.-]*", n)]
+            if odd:
+                raise errors.ConfigError(f"{odd[0]!r} cannot be a name", fix="use letters, digits and . _ -")
         if not self.stages:
             raise errors.ConfigError("a recipe needs at least one stage")
         pretraining = [s for s in self.stages if s.role == "pretrain"]

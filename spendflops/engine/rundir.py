@@ -1,7 +1,8 @@
 """The run directory, the only storage: what was asked, what happened, what came out.
 
 ``config.gin operative.gin config.json status.json metrics.jsonl ledger.jsonl events/ checkpoints/ logs/
-environment.json result.json``. The same command again goes on; another configuration in an existing directory is refused.
+environment.json result.json``. The same command again goes on; another configuration in an existing directory is
+refused.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import errno
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -42,6 +45,9 @@ def write_atomically(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise storage_error(path, error) from error
+
+
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def storage_error(path: Path | str, error: OSError) -> errors.DataError:
@@ -119,57 +125,41 @@ class RunDir:
         """The result of a finished run."""
         return read_json(self.path / "result.json")
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Refuses a second process on the same directory. A lock of a process that is gone is taken over."""
-        lock = self.path / ".lock"
-        me = f"{socket.gethostname()}:{os.getpid()}"
-        while True:
-            try:
-                descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                break
-            except FileExistsError:
-                holder = _holder(lock)
-                if holder and _alive(holder):
-                    raise errors.ConfigError(
-                        f"{self.path} is in use by process {holder}",
-                        fix="wait for it, or choose another --workdir",
-                    ) from None
-                with contextlib.suppress(FileNotFoundError):
-                    lock.unlink()
-        with os.fdopen(descriptor, "w") as file:
-            file.write(me)
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Refuses a second process on the same directory. The system drops the lock of a process that is gone.
+
+    Raises:
+        errors.ConfigError: Another process works there.
+        errors.DataError: The folder cannot be written.
+    """
+    try:
+        file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    with file:
         try:
-            yield
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                lock.unlink()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise errors.ConfigError(
+                f"{folder} is in use by process {file.read() or 'unknown'}",
+                fix="wait for it, or choose another --workdir",
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise storage_error(folder, error) from error
+            # A file system without locks, as some clusters have: two processes are then the user's to avoid.
+        with contextlib.suppress(OSError):  # who it is only serves the message
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{socket.gethostname()}:{os.getpid()}".encode())
+        yield
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file, None where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _holder(lock: Path) -> str | None:
-    try:
-        return lock.read_text() or None
-    except FileNotFoundError:
-        return None
-
-
-def _alive(holder: str) -> bool:
-    host, _, pid = holder.rpartition(":")
-    if host != socket.gethostname():
-        # Another machine's process cannot be asked; its lock holds.
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return int(pid) != os.getpid()
 
 
 def _difference(old: Any, new: Any) -> str:
@@ -193,19 +183,22 @@ def environment() -> dict[str, Any]:
 
 
 class Progress:
-    """The step that was reached, written at every step: after ``kill -9`` it tells how many steps were lost."""
+    """The step that was reached, written at every step: after ``kill -9`` it tells how many steps were lost.
+
+    Beside it, the seconds since the last row of the ledger, so that no wall time is lost either.
+    """
 
     def __init__(self, path: Path):
         self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
 
-    def read(self) -> tuple[int, int]:
-        """(attempt, step); (0, 0) when there is nothing."""
+    def read(self) -> tuple[int, int, float]:
+        """(attempt, step, seconds); zeros when there is nothing."""
         words = os.pread(self._descriptor, 64, 0).split()
-        return (int(words[0]), int(words[1])) if len(words) == 2 else (0, 0)
+        return (int(words[0]), int(words[1]), float(words[2])) if len(words) == 3 else (0, 0, 0.0)
 
-    def write(self, attempt: int, step: int) -> None:
+    def write(self, attempt: int, step: int, seconds: float) -> None:
         """One small write: a few microseconds."""
-        os.pwrite(self._descriptor, b"%10d %20d\n" % (attempt, step), 0)
+        os.pwrite(self._descriptor, b"%10d %20d %20.3f\n" % (attempt, step, seconds), 0)
 
     def close(self) -> None:
         """Releases the file."""

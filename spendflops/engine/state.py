@@ -130,50 +130,70 @@ def teacher_of(objective: Objective, params: Tree) -> Tree:
 def create(definition: Definition, optimizer: Any, key: jax.Array) -> Tree:
     """The state at step 0. Pure: may run under ``jit`` with output shardings."""
     params, stats = definition.init(key)
-    ema = jax.tree.map(lambda x: x.astype(jnp.float32), teacher_of(definition.example, params))
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "stats": stats,
-        "ema": ema,
+        "ema": copies(definition, params),
         "opt": optimizer.init(params, definition.example),
     }
 
 
 def transferred(definition: Definition, state: Tree, weights: str | None = None) -> tuple[Tree, Tree]:
-    """The parameters and statistics that go to later stages and evaluators.
+    """The parameters and statistics that go to later stages and evaluators; ``weights`` as in :func:`chosen`."""
+    ema = state["ema"] if chosen(definition, weights) == "teacher" else {}
+    return {**state["params"], **ema}, state["stats"]
 
-    Args:
-        definition: Of the objective.
-        state: Its state.
-        weights: ``"online"``, ``"teacher"``, or None for the method's own choice.
+
+def chosen(definition: Definition, weights: str | None) -> str:
+    """``"online"`` or ``"teacher"``; None is the method's own choice.
+
+    Raises:
+        errors.ConfigError: Another word, or the teacher of a method without one.
     """
     choice = weights or definition.example.transfer
-    if choice == "online":
-        return state["params"], state["stats"]
-    if choice != "teacher":
+    if choice not in ("online", "teacher"):
         raise errors.ConfigError(f"weights must be 'online' or 'teacher', not {choice!r}")
-    if not definition.example.teacher:
+    if choice == "teacher" and not definition.example.teacher:
         raise errors.ConfigError("weights = 'teacher'", why=f"{type(definition.example).__name__} has no teacher")
-    return {**state["params"], **state["ema"]}, state["stats"]
+    return choice
 
 
-def transplant(target: Tree, source: Tree, *, select: str, allow: tuple[str, ...] = ()) -> tuple[Tree, list[str]]:
-    """Copies the parameters of ``source`` whose paths match into ``target``.
+def inherit(
+    definition: Definition, state: Tree, source: tuple[Tree, Tree], *, select: str, allow: tuple[str, ...] = ()
+) -> tuple[Tree, list[str]]:
+    """A state at step 0 that starts from the (parameters, statistics) of another model; see :func:`transplant`.
+
+    Statistics go along with parameters, and the EMA copies start from the parameters that were taken.
+    """
+    new, lines = transplant((state["params"], state["stats"]), source, select=select, allow=allow)
+    params, stats = (unflatten({path: new[path] for path in flatten(state[kind])}) for kind in ("params", "stats"))
+    return {**state, "params": params, "stats": stats, "ema": copies(definition, params)}, lines
+
+
+def copies(definition: Definition, params: Tree) -> Tree:
+    """EMA copies that start at ``params``, in float32: in bfloat16 they would stand still."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), teacher_of(definition.example, params))
+
+
+def transplant(
+    target: tuple[Tree, Tree], source: tuple[Tree, Tree], *, select: str, allow: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """Copies what in ``source`` has a path that matches over what ``target`` has there. Works on shapes alone, too.
 
     Args:
-        target: Parameters of the new stage.
-        source: Parameters of the stage before.
+        target: Parameters and statistics of the new stage.
+        source: Those of the stage before.
         select: Regular expression over paths, matched in full. Every target path that matches must be found.
         allow: Regular expressions of target paths that may be missing in the source or have another shape.
 
     Returns:
-        The new parameters, and a line for each path: taken, left, or not used.
+        Everything of the target by path, and a line for each path: taken, left, or not used.
 
     Raises:
         errors.ConfigError: A selected path is missing or has another shape and no exception lists it.
     """
-    new, old = flatten(target), flatten(source)
+    new, old = (flatten(params) | flatten(stats) for params, stats in (target, source))
     wanted = [p for p in new if re.fullmatch(select, p)]
     if not wanted:
         raise errors.ConfigError(
@@ -194,9 +214,9 @@ def transplant(target: Tree, source: Tree, *, select: str, allow: tuple[str, ...
             bad.append(f"{path} {tuple(new[path].shape)}: {reason}")
     if bad:
         raise errors.ConfigError(
-            f"{len(bad)} of {len(wanted)} parameters cannot be taken from the earlier stage",
+            f"{len(bad)} of {len(wanted)} tensors cannot be taken from the earlier stage",
             why="; ".join(bad[:4]) + ("; ..." if len(bad) > 4 else ""),
             fix="use the same backbone in both stages, or list the exceptions in InitFrom.allow",
         )
     lines += [f"not used  {path} {tuple(old[path].shape)}" for path in old if path not in wanted]
-    return unflatten(new), lines
+    return new, lines

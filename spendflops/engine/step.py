@@ -55,7 +55,7 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
                 ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, teacher_of(objective, params))
 
         new = {"step": state["step"] + 1, "params": params, "stats": stats, "ema": ema, "opt": opt}
-        return new, {"loss": value, **metrics, **shown}
+        return new, {**metrics, "loss": value, **shown}
 
     return step
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
+from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
 from spendflops.engine.describe import digest
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
@@ -58,6 +58,13 @@ class Study:
         for stage in (s for s in (self.finetune, self.scratch) if s is not None):
             if stage.role != "transfer":
                 raise errors.ConfigError(f"stage {stage.label!r} of the study must have role 'transfer'")
+        units = {budgets.parse(budget).unit for budget in self.budgets}
+        if units != {"flops"}:
+            raise errors.ConfigError(
+                f"Study.budgets are {', '.join(map(str, self.budgets))}",
+                why="methods are compared, and training from scratch is paid, by FLOPs",
+                fix="give FLOPs: '3e18' or '3 EFLOP'",
+            )
 
     def recipe(self, stages: tuple[Stage, ...], *, seed: int, budget: str | None, transfer: bool = False) -> Recipe:
         """A run of this study."""
@@ -85,10 +92,11 @@ class Study:
                     rows.append(Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe))
         return rows
 
-    def finetuned(self, best: Planned, folder: Path) -> Planned:
+    def finetuned(self, best: Planned) -> Planned:
         """The fine-tune of a finished row."""
         assert self.finetune is not None
-        stage = dataclasses.replace(self.finetune, init=(InitFrom(run=str(folder)),))
+        # Relative to the run's own folder: the study may be called from anywhere, and moved.
+        stage = dataclasses.replace(self.finetune, init=(InitFrom(run=f"../{best.run_id}"),))
         recipe = self.recipe((stage,), seed=best.seed, budget=None, transfer=True)
         label = f"fine-tune of {best.label}"
         return Planned(label=label, kind="transfer", seed=best.seed, budget=best.budget, recipe=recipe)

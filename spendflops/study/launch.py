@@ -15,10 +15,10 @@ from spendflops.contracts import errors
 from spendflops.engine.build import build, build_stage, open_source, resolve
 from spendflops.engine.describe import describe
 from spendflops.engine.loop import run_recipe
-from spendflops.engine.plan import cautions
 from spendflops.engine.rundir import read_json, write_atomically
 from spendflops.parts.splits import overlap
 from spendflops.study.grid import Planned, Study
+from spendflops.study.plan import cautions
 from spendflops.study.points import Overlap, Report, Row
 from spendflops.study.results import failed_row, finished_row
 
@@ -35,6 +35,7 @@ class Launch:
         retry: Runs failed rows again.
         say: Receives lines for the user.
         command: What the user typed, for the report.
+        texts: Files that every row keeps beside its configuration.
     """
 
     study: Study
@@ -43,6 +44,7 @@ class Launch:
     quiet: bool = False
     say: Callable[[str], None] = print
     command: str = ""
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rows: list[Row] = dataclasses.field(default_factory=list)
 
     def run(self) -> Report:
@@ -82,7 +84,7 @@ class Launch:
             for seed in self.study.seeds:
                 best = self._best([p for p in planned if p.seed == seed and p.kind == "method"], done)
                 if best is not None:
-                    rows.append(self.study.finetuned(best, self.folder / "rows" / best.run_id))
+                    rows.append(self.study.finetuned(best))
         if self.study.scratch is not None:
             for budget in self.study.budgets:
                 for seed in self.study.seeds:
@@ -115,7 +117,7 @@ class Launch:
     def _attempt(self, planned: Planned, folder: Path) -> Row:
         failure = folder / "failed.json"
         try:
-            result = run_recipe(planned.recipe, folder, quiet=self.quiet)
+            result = run_recipe(planned.recipe, folder, texts=self.texts, quiet=self.quiet)
             row = finished_row(planned, folder, result)
         except (errors.Preempted, errors.Interrupted):
             raise

@@ -29,7 +29,7 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
     if planned.kind == "transfer":
         parent = planned.recipe.stages[0].init[0].run
         flops["pretrain"] = prior
-        seconds["pretrain"] = (read_json(Path(parent or "") / "result.json") or {})["seconds"]["pretrain"]
+        seconds["pretrain"] = (read_json(folder / (parent or "") / "result.json") or {})["seconds"]["pretrain"]
     trained = "pretrain" if result["phases"]["pretrain"] else "transfer"
     hardware = result["hardware_flops"][trained]
     return Row(

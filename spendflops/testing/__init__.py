@@ -47,7 +47,7 @@ def objective_tests(
 
     Args:
         plugin: Name, ``name@distribution``, ``package.module:Class`` or the class.
-        backbone: Factory ``(*, rngs) -> Backbone``; by default the plugin ``vit``, 2 blocks of width 32.
+        backbone: Factory ``(*, rngs) -> Backbone``; by default the plugin ``vit``, one block of width 32.
         views: Instead of the objective's own with their defaults.
         dataset: Gives the samples; by default random images with labels, masks, captions and boxes.
         batch_size: Examples a batch.

@@ -139,7 +139,26 @@ def inputs(s: Subject) -> None:
         )
 
 
-@needs("views", "inputs")
+@needs("inputs")
+def state_kept(s: Subject) -> None:
+    """A step leaves the structure, the shapes and the dtypes of the state as they are."""
+    old, new = (flatten(tree) for tree in (s.train.args[0], jax.eval_shape(s.train.fn, *s.train.args)[0]))
+    for tree, other in ((old, new), (new, old)):
+        if lost := sorted(set(tree) - set(other)):
+            raise CheckFailed(f"{lost[0]} comes or goes with a step", fix="create every Stat in __init__")
+    for path in old:
+        if str(jax.tree.map(_shape, old[path])) != str(jax.tree.map(_shape, new[path])):
+            raise CheckFailed(
+                f"{path} is {_shape(old[path])} before a step and {_shape(new[path])} after",
+                fix="cast to the old dtype before assigning a Stat",
+            )
+
+
+def _shape(x: Any) -> str:
+    return f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else str(x)
+
+
+@needs("views", "state_kept")
 def loss(s: Subject) -> None:
     """The loss is a finite float32 scalar, its metrics are finite scalars, in each of three steps."""
     (value, metrics), *_ = _traced(s, s.inputs(), set())
@@ -185,25 +204,6 @@ def randomness(s: Subject) -> None:
         )
     if differs and not draws:
         raise CheckFailed("the state depends on the key, but no random number is drawn", fix="use jax.random")
-
-
-@needs("loss")
-def state_kept(s: Subject) -> None:
-    """A step leaves the structure, the shapes and the dtypes of the state as they are."""
-    old, new = (flatten(tree) for tree in (s.train.args[0], jax.eval_shape(s.train.fn, *s.train.args)[0]))
-    for tree, other in ((old, new), (new, old)):
-        if lost := sorted(set(tree) - set(other)):
-            raise CheckFailed(f"{lost[0]} comes or goes with a step", fix="create every Stat in __init__")
-    for path in old:
-        if str(jax.tree.map(_shape, old[path])) != str(jax.tree.map(_shape, new[path])):
-            raise CheckFailed(
-                f"{path} is {_shape(old[path])} before a step and {_shape(new[path])} after",
-                fix="cast to the old dtype before assigning a Stat",
-            )
-
-
-def _shape(x: Any) -> str:
-    return f"{x.dtype}{list(x.shape)}" if hasattr(x, "dtype") else str(x)
 
 
 @needs("loss")
@@ -272,7 +272,7 @@ def couples_batch(s: Subject) -> None:
     if together > 2e-2 * (abs(first - none) + abs(second - none)) + 1e-5 * abs(none):
         raise CheckFailed(
             "the loss couples the examples of a batch, but couples_batch is False",
-            why=f"exchanging two examples changes it by {both - none:.3g}, one by one by {first + second - 2 * none:.3g}",
+            why=f"exchanging two examples changes it by {both - none:.3g}, singly by {first + second - 2 * none:.3g}",
             fix="set couples_batch = True (contrast, batch norm, statistics over the batch)",
         )
 
@@ -387,6 +387,6 @@ def predict(s: Subject) -> None:
 
 
 CHECKS = (
-    builds, described, no_random_state, views, views_pure, inputs, loss, repeats, randomness, state_kept, gradients,
+    builds, described, no_random_state, views, views_pure, inputs, state_kept, loss, repeats, randomness, gradients,
     teacher, targets_state, couples_batch, learns, devices, bfloat16, resumes, flops_batch, flops_compiled, predict,
 )  # fmt: skip

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-PLUGINS = '''
+PLUGINS = """
     from __future__ import annotations
 
     import dataclasses
@@ -78,7 +78,7 @@ PLUGINS = '''
 
         def result(self, merged, rows, *, info):
             return {}
-'''
+"""
 
 ENTRIES = """
     [spendflops.backbones]
@@ -140,9 +140,7 @@ def world(tmp_path, monkeypatch):
     write(site / "tiny_package" / "__init__.py", "raise ImportError('presets are found without an import')\n")
     write(site / "tiny_package" / "presets" / "methods" / "pulled.gin", METHOD)
     write(site / "other-2.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 2.0\n")
-    write(
-        site / "other-2.0.dist-info" / "entry_points.txt", "[spendflops.objectives]\ntwice = other_plugins:Twice\n"
-    )
+    write(site / "other-2.0.dist-info" / "entry_points.txt", "[spendflops.objectives]\ntwice = other_plugins:Twice\n")
     write(site / "other_plugins.py", "from tiny_plugins import Pull\n\n\nclass Twice(Pull):\n    pass\n")
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(user)

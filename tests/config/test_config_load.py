@@ -88,18 +88,17 @@ def test_same_file_included_twice_is_no_duplicate(load_text, recipe_text, world)
 def test_scopes_reach_down_into_references_and_explicit_scopes_replace_them(load_text, recipe_text):
     text = recipe_text.replace("(@pull/Stage(),)", "(@pull/Stage(), @pull/late/Stage())")
     text = text.replace("@datasets.dots()", "@data/datasets.dots()")
+    both = ["pull/late/Stage.name = 'late'", "Stage.share = 0.5"]
     stages = load_text(
         text,
         "pull/backbones.flat.width = 7",  # @backbones.flat has no scope of its own: it is called in that of its stage
         "data/datasets.dots.size = 6",  # @data/datasets.dots() is called in the scope data alone
-        "pull/late/Stage.name = 'late'",
-        "Recipe.seed = 1",
-        "Stage.share = 0.5",
+        *both,
     ).object.stages
     assert [s.backbone.keywords["width"] for s in stages] == [7, 7]
     assert [s.dataset.described["size"] for s in stages] == [6, 6] and [s.batch_size for s in stages] == [8, 8]
     with pytest.raises(ConfigError, match="it is built in 'data'"):
-        load_text(text, "pull/datasets.dots.size = 6")
+        load_text(text, "pull/datasets.dots.size = 6", *both)
 
 
 def test_binding_used_through_a_deeper_scope_only_counts_as_used(load_text, recipe_text):
@@ -112,8 +111,12 @@ def test_macro_in_a_scope_and_macro_of_a_macro(load_text, recipe_text):
 
 
 def test_class_outside_any_distribution_by_a_string(load_text, recipe_text, world):
-    (world.parent / "site" / "my_methods.py").write_text("from tiny_plugins import Pull\n\n\nclass Mine(Pull):\n    pass\n")
-    text = recipe_text.replace("= @objectives.pull\n", "= 'my_methods:Mine'\n").replace("objectives.pull.", "objectives.Mine.")
+    (world.parent / "site" / "my_methods.py").write_text(
+        "from tiny_plugins import Pull\n\n\nclass Mine(Pull):\n    pass\n"
+    )
+    text = recipe_text.replace("= @objectives.pull\n", "= 'my_methods:Mine'\n").replace(
+        "objectives.pull.", "objectives.Mine."
+    )
     text = text.replace("@datasets.dots()", "%DATASET") + "DATASET = 'tiny_plugins:Dots'\ndatasets.Dots.size = 4\n"
     loaded = load_text(text)
     stage = loaded.object.stages[0]
@@ -125,7 +128,9 @@ def test_class_outside_any_distribution_by_a_string(load_text, recipe_text, worl
 
 
 def test_distribution_by_a_string(load_text, recipe_text):
-    text = recipe_text.replace("= @objectives.pull\n", "= 'twice@other'\n").replace("objectives.pull.", "objectives.twice.")
+    text = recipe_text.replace("= @objectives.pull\n", "= 'twice@other'\n").replace(
+        "objectives.pull.", "objectives.twice."
+    )
     assert load_text(text).object.stages[0].objective.func.__module__ == "other_plugins"
     with pytest.raises(ConfigError, match="2 distributions"):
         load_text(text.replace("'twice@other'", "@objectives.twice"))

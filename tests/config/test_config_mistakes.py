@@ -75,7 +75,7 @@ CHANGES = {
     "extra () on an objective": (
         "pull/Stage.objective = @objectives.pull",
         "pull/Stage.objective = @objectives.pull()",
-        ["recipe.gin:5", "extra ()", "write @objectives.pull\n"],
+        ["recipe.gin:5", "extra ()", "fix: write @objectives.pull"],
     ),
     "extra () on a backbone": ("@backbones.flat", "@backbones.flat()", ["recipe.gin:3", "write @backbones.flat"]),
     "no () on a data set": ("@datasets.dots()", "@datasets.dots", ["recipe.gin:4", "write @datasets.dots()"]),
@@ -117,7 +117,7 @@ def test_several_bindings_without_effect_are_listed_together(load_text, recipe_t
 
 def test_macro_that_only_an_overridden_line_uses(load_text, recipe_text):
     text = recipe_text.replace("pull/optim.sgd.lr = 0.1", "pull/optim.sgd.lr = %LR\nLR = 0.1")
-    with pytest.raises(ConfigError, match=r"(?s)recipe.gin:10: the macro LR is used only by recipe.gin:9.*--gin:1 over"):
+    with pytest.raises(ConfigError, match=r"recipe.gin:10: the macro LR is used only by recipe.gin:9.*--gin:1 o"):
         load_text(text, "pull/optim.sgd.lr = 0.3")
 
 
@@ -143,7 +143,11 @@ def test_missing_gin_file_is_suggested(world):
 def test_two_strings_of_one_name(load_text, recipe_text, world):
     (world.parent / "site" / "more_plugins.py").write_text("from tiny_plugins import Pull\n")
     text = recipe_text.replace("(@pull/Stage(),)", "(@pull/Stage(), @more/Stage())")
-    text = text.replace("= @objectives.pull\n", "= 'tiny_plugins:Pull'\n").replace("objectives.pull.", "objectives.Pull.")
-    more = "more/Stage.objective = 'more_plugins:Pull'\nmore/Stage.optimizer = @optim.sgd()\nmore/Stage.batch_size = 1\n"
+    text = text.replace("= @objectives.pull\n", "= 'tiny_plugins:Pull'\n").replace(
+        "objectives.pull.", "objectives.Pull."
+    )
+    more = (
+        "more/Stage.objective = 'more_plugins:Pull'\nmore/Stage.optimizer = @optim.sgd()\nmore/Stage.batch_size = 1\n"
+    )
     with pytest.raises(ConfigError, match=r"recipe.gin:11: 'tiny_plugins:Pull' and 'more_plugins:Pull' would both"):
         load_text(text + more)

@@ -19,14 +19,43 @@ def context(*, train=True, seed=0):
     return Context(key=jax.random.key(seed), step=jnp.int32(0), steps=jnp.int32(10), train=train)
 
 
+def made(factory):
+    """The module of a factory with values from numpy: nothing is compiled to draw them."""
+    graph, params, stats = split(nnx.eval_shape(factory))
+    rng = np.random.default_rng(0)
+
+    def value(path, leaf):
+        name = str(path[-1].key)
+        width = np.prod(leaf.shape[:-1]) if name == "kernel" else 100
+        return jnp.asarray(rng.normal(size=leaf.shape) * width**-0.5 + (name == "scale"), leaf.dtype)
+
+    def statistic(path, leaf):
+        return jnp.full(leaf.shape, float(path[-1].key == "var"), leaf.dtype)
+
+    fill = jax.tree_util.tree_map_with_path
+    return nnx.merge(graph, fill(value, params), fill(statistic, stats))
+
+
 def tiny(**options):
-    return ViT(rngs=nnx.Rngs(0), **(TINY | options))
+    return made(lambda: ViT(rngs=nnx.Rngs(0), **(TINY | options)))
+
+
+def objective(cls, *, backbone=None, info=INFO, **options):
+    """An objective on a tiny backbone of one block, made in the same way."""
+    trunk = TINY | {"depth": 1} | (backbone or {})
+    return made(lambda: cls(ViT(rngs=nnx.Rngs(0), **trunk), info=info, rngs=nnx.Rngs(1), **options))
 
 
 def split(module):
     """(graph, parameters, statistics) as nested dicts of arrays."""
     graph, params, stats = nnx.split(module, nnx.Param, ...)
     return graph, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def apply(module, function, *args):
+    """``function(module, *args)``, compiled, with the module's values as arguments; the module keeps its own."""
+    graph, params, stats = split(module)
+    return jax.jit(lambda p, s, *a: function(nnx.merge(graph, p, s), *a))(params, stats, *args)
 
 
 def loss_and_gradient(objective, batch, ctx):
@@ -44,16 +73,16 @@ def loss_and_gradient(objective, batch, ctx):
 
 def gradient_program(cls, *, depth, **options):
     """The jaxpr of an objective's loss, gradient and statistics, as text; nothing is computed."""
-    objective = nnx.eval_shape(
+    module = nnx.eval_shape(
         lambda: cls(ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": depth})), info=INFO, rngs=nnx.Rngs(1), **options)
     )
-    graph, params, stats = split(objective)
+    graph, params, stats = split(module)
 
     def loss(params, stats, batch):
         module = nnx.merge(graph, params, stats)
         return module.loss(batch, None, context()).value, nnx.to_pure_dict(nnx.state(module, Stat))
 
-    batch = batch_of(cls.views(), objective.backbone.spec)
+    batch = batch_of(cls.views(), module.backbone.spec)
     return str(jax.make_jaxpr(jax.value_and_grad(loss, has_aux=True))(params, stats, batch))
 
 

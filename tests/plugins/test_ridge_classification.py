@@ -54,6 +54,8 @@ def test_subsets_are_draws_of_the_bank_and_the_spread_is_theirs():
     assert result["accuracy_sd"] == pytest.approx(np.std(want, ddof=1))
     assert RidgeClassification(labels=30).spread == "3 label subsets"
     assert run(bank, query, labels=30, seed=1) != run(bank, query, labels=30)
+    assert run(bank, query, labels=1 / 3) == run(bank, query, labels=30)
+    assert "labels=0.5x3" in RidgeClassification(labels=0.5).protocol
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 128])
@@ -90,6 +92,8 @@ def test_what_is_refused():
         {"regularisation": 0.0},
         {"intercept": "no"},
         {"labels": 1},
+        {"labels": 1.0},
+        {"labels": 30.5},
         {"subsets": 0},
         {"seed": -1},
     ):

@@ -1,0 +1,134 @@
+"""Every gin file of the repository parses, loads and builds abstractly, and no binding of it is idle."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from spendflops import config
+from spendflops.config.cage import build
+from spendflops.config.scan import read, scan
+
+ROOT = Path(__file__).parents[2] / "gin"
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.gin"))
+NAMES = {"models": "backbone", "methods": "objective", "data": "dataset"}
+DEFAULTS = {"objective": "mae", "backbone": "vit_nano", "dataset": "shapes", "budget": "10 steps"}
+
+FRAGMENTS = [
+    f
+    for f in FILES
+    if f.split("/")[0] not in NAMES and not re.search(r"^(Recipe|Study)\.", (ROOT / f).read_text(), re.M)
+]
+"""Files that only others include: they are checked as part of those."""
+
+TRAINED = {  # 3 p^2 D + D (patches) + D (class token) + depth (12 D^2 + 13 D) + 2 D; the table of positions is fixed
+    "vit_nano": 203_264,
+    "vit_ti16": 5_486_592,
+    "vit_s16": 21_590_016,
+    "vit_b16": 85_647_360,
+    "vit_l16": 303_099_904,
+    "vit_h14": 630_435_840,
+}
+
+
+SCORED = [
+    "Recipe.evaluations = (@Evaluation(),)",
+    "Evaluation.evaluator = @evaluators.accuracy()",
+    "Evaluation.data = {'eval': (%EVAL_DATASET, 'test')}",
+]
+
+
+def composed(file):
+    """A run in which everything in the file has an effect, and its root."""
+    kind, _, name = file.removesuffix(".gin").partition("/")
+    if kind in NAMES:
+        bindings = SCORED if kind == "data" else []
+        return config.compose(**{**DEFAULTS, NAMES[kind]: name}, bindings=bindings), "Recipe"
+    text = (ROOT / file).read_text()
+    if "%STAGE" in text:  # An objective without a preset leaves the recipe's own defaults alone.
+        return config.compose(base=file, **{**DEFAULTS, "objective": "spendflops_plugins.mae:MAE"}), "Recipe"
+    study = "\nStudy." in text
+    dataset = None if "DATASET" in scan(read(file)).macros else "shapes"
+    composition = config.compose(gin_files=[file], dataset=dataset, budget=None if study else "10 steps")
+    return composition, "Study" if study else "Recipe"
+
+
+def stages_of(made):
+    if hasattr(made, "stages"):
+        return made.stages
+    return [s for group in made.methods.values() for s in group] + [s for s in (made.finetune, made.scratch) if s]
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f not in FRAGMENTS and not f.startswith("models/")])
+def test_file_loads_builds_abstractly_and_has_no_idle_binding(file):
+    composition, root = composed(file)
+    own = {f"gin/{name}" for name in (file, *(FRAGMENTS if root == "Study" else ()))}
+    sources = [dataclasses.replace(s, preset=s.preset and s.name not in own) for s in composition.sources]
+    made, _ = build(sources, root)
+    for stage in stages_of(made):
+
+        def whole(stage=stage):
+            backbone = stage.backbone(rngs=nnx.Rngs(0))
+            return nnx.state(stage.objective(backbone, info=stage.dataset.info, rngs=nnx.Rngs(1)))
+
+        assert jax.tree.leaves(jax.eval_shape(whole))
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.startswith("models/")])
+def test_model_loads_builds_abstractly_and_has_its_size(file):
+    composition, root = composed(file)
+    sources = [dataclasses.replace(s, preset=s.preset and s.name != f"gin/{file}") for s in composition.sources]
+    stage = build(sources, root)[0].stages[0]
+    state = jax.eval_shape(lambda: nnx.state(stage.backbone(rngs=nnx.Rngs(0)), nnx.Param))
+    trained = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))
+    assert trained == TRAINED[file.removeprefix("models/").removesuffix(".gin")]
+
+
+def test_every_fragment_is_part_of_a_study():
+    included = {s.name for f in FILES if f.startswith("studies/") for s in read(f)}
+    assert {f"gin/{name}" for name in FRAGMENTS} <= included
+
+
+@pytest.mark.parametrize(
+    "name, peak, expected",
+    [
+        ("mae", 2.4e-3, {"weight_decay": 0.05, "name": "adamw"}),
+        ("simclr", 4.8, {"weight_decay": 1e-6, "name": "lars", "adapt": 0.001}),
+        ("supervised", 1e-4, {"weight_decay": 0.3, "name": "adamw"}),
+    ],
+)
+def test_official_optimisers(name, peak, expected):
+    stage = config.load(config.compose(**{**DEFAULTS, "objective": name})).object.stages[0]
+    assert stage.batch_size == 4096 and stage.optimizer.lr.peak == pytest.approx(peak, rel=1e-12)
+    assert {key: getattr(stage.optimizer, key) for key in expected} == expected
+
+
+def test_batch_size_and_learning_rate_scale_together():
+    composition = config.compose(**DEFAULTS, bindings=["mae/BATCH_SIZE = 512"])
+    stage = config.load(composition).object.stages[0]
+    assert stage.batch_size == 512 and stage.optimizer.lr.peak == pytest.approx(3e-4)
+
+
+def test_compute_dtype_is_explicit_in_every_file_that_could_leave_it_out():
+    for file in [f for f in FILES if f.startswith(("models/", "methods/mae", "methods/simclr"))]:
+        assert "compute_dtype = " in (ROOT / file).read_text()
+
+
+def test_the_folder_gin_is_no_package():
+    # With an __init__.py it would hide the module of gin-config.
+    assert not list(ROOT.rglob("__init__.py"))
+    import gin
+
+    assert hasattr(gin, "parse_config")
+
+
+def test_wheel_ships_every_folder_of_presets():
+    shipped = (ROOT.parent / "setup.cfg").read_text()
+    for folder in {Path(file).parent.as_posix() for file in FILES}:
+        assert f"share/spendflops/gin/{folder} =\n    gin/{folder}/*.gin" in shipped

@@ -1,0 +1,143 @@
+"""What a program costs: known before anything is compiled, equal to what is compiled, counted once for all budgets."""
+
+from __future__ import annotations
+
+import functools
+
+import enginelib
+import pytest
+from enginelib import METHODS, VIT, recipe, stage
+from spendflops_plugins.mae import MAE
+from spendflops_plugins.vit import ViT
+
+from spendflops.contracts.dataset import Dataset
+from spendflops.contracts.types import DatasetInfo
+from spendflops.engine.build import build, build_stage
+from spendflops.engine.loop import run_recipe
+from spendflops.engine.program import COMPILATIONS
+from spendflops.study.plan import check_counters, plan
+
+
+class Thousand(Dataset):
+    """A data set that is on no disk: what is known of it is enough for a plan."""
+
+    def __init__(self):
+        self.info = DatasetInfo(
+            name="thousand",
+            features={"image": "uint8 H W C", "label": "int32"},
+            classes=tuple(f"class {i}" for i in range(1000)),
+            sizes={"train": 1_281_167},
+        )
+
+    def source(self, split, *, features):
+        raise AssertionError("a plan must not open the data")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_compiled_step_has_exactly_the_flops_of_the_traced_one(method):
+    program = build_stage(stage(method)).train
+    model, hardware = program.cost(), program.cost(hardware=True)
+    assert model.total == hardware.total > 0
+    assert model.phases == hardware.phases and set(model.phases) == {"forward", "backward"}
+    check_counters(plan(build(recipe(stage(method))), compiled=True)["programs"])
+
+
+def test_one_compilation_serves_all_budgets_and_seeds_of_a_method(tmp_path):
+    # A batch size that no other test compiles.
+    count = COMPILATIONS.count
+    for number, (budget, seed) in enumerate([("2 steps", 0), ("3 steps", 1), ("1e7", 2), ("0 steps", 3)]):
+        run_recipe(recipe(stage(batch_size=5), budget=budget, seed=seed), tmp_path / str(number), quiet=True)
+    assert COMPILATIONS.count - count == 2  # the initial values and the step
+    assert build_stage(stage(batch_size=5)) is build_stage(stage(batch_size=5, share=0.5, split="test"))
+
+
+def test_what_changes_the_program_is_compiled_anew():
+    first = build_stage(stage("mae"))
+    more_hidden = functools.partial(METHODS["mae"], mask_ratio=0.5)
+    wide = functools.partial(VIT, dim=32)
+    changed = [
+        build_stage(s)
+        for s in (stage("simclr"), stage(objective=more_hidden), stage(backbone=wide), stage(batch_size=16))
+    ]
+    assert len({id(b) for b in (first, *changed)}) == 5
+    assert first.train.cost().total != changed[1].train.cost().total
+
+
+def test_a_class_that_is_defined_again_under_its_name_is_a_new_program():
+    def defined(factor):
+        class Again(MAE):
+            def loss(self, batch, targets, ctx):
+                first = super().loss(batch, targets, ctx)
+                return first if factor == 1 else super().loss(batch, targets, ctx.scoped("b"))
+
+        return functools.partial(Again, **METHODS["mae"].keywords)
+
+    one, two = (build_stage(stage(objective=defined(n))) for n in (1, 2))
+    assert one is not two
+
+
+def test_a_base_model_at_224_pixels_costs_the_published_flops(tmp_path, capsys):
+    import json
+
+    from spendflops.cli.main import main
+
+    gin = tmp_path / "base.gin"
+    gin.write_text("plugins.datasets.Thousand = 'test_programs:Thousand'\nsupervised/Stage.batch_size = 2\n")
+    flags = ["--objective", "supervised", "--backbone", "vit_b16", "--dataset", "test_programs:Thousand"]
+    assert main(["plan", *flags, "--budget", "3e18", "--gin", "supervised/BATCH_SIZE = 2", "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["flops_per_example"] == 105_151_758_336  # facts, T7
+    assert body["steps"] == 3 * 10**18 // (2 * 105_151_758_336)
+
+
+TABLE = {  # kept patches of 196 -> FLOPs of a training step per image, decoder of 8 layers and of 1
+    ("Ti", 0.75): (33_925_066_752, 6_228_215_808),
+}
+GFLOPS = {("B", 0.75): (58.46, 30.76), ("Ti", 0.55): (35.34, 7.64), ("Ti", 0.85): (33.23, 5.54)}
+SIZES = {"Ti": {"dim": 192, "heads": 3}, "B": {"dim": 768, "heads": 12}}
+
+
+def mae_flops(size, ratio, layers):
+    objective = functools.partial(MAE, mask_ratio=ratio, decoder_depth=layers)
+    backbone = functools.partial(ViT, **SIZES[size], depth=12)
+    built = build_stage(stage(objective=objective, backbone=backbone, batch_size=1, dataset=Thousand()))
+    return built.train.cost().total
+
+
+@pytest.mark.parametrize("size, ratio", TABLE)
+def test_t8_masked_autoencoders_cost_the_published_flops(size, ratio):
+    assert tuple(mae_flops(size, ratio, layers) for layers in (8, 1)) == TABLE[size, ratio]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, ratio", GFLOPS)
+def test_the_table_of_masked_autoencoders(size, ratio):
+    found = tuple(mae_flops(size, ratio, layers) / 1e9 for layers in (8, 1))
+    assert found == pytest.approx(GFLOPS[size, ratio], abs=0.006)
+
+
+PLAN = """
+import functools, json, resource, time
+resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+import jax
+from enginelib import stage
+from test_programs import Thousand
+from spendflops_plugins.mae import MAE
+from spendflops_plugins.supervised import Supervised
+from spendflops_plugins.vit import ViT
+from spendflops.engine.build import build_stage
+huge = functools.partial(ViT, patch_size=14, dim=1280, depth=32, heads=16)
+started = time.time()
+flops = [
+    build_stage(stage(objective=o, backbone=huge, batch_size=1024, dataset=Thousand())).train.cost().total
+    for o in (MAE, Supervised)
+]
+print(json.dumps([flops, time.time() - started, len(jax.live_arrays())]))
+"""
+
+
+def test_a_huge_model_is_planned_in_seconds_without_memory():
+    (mae, supervised), seconds, arrays = enginelib.python(PLAN)
+    assert mae / 1024 == pytest.approx(290.99e9, rel=1e-4)
+    assert supervised > mae and arrays == 0
+    assert seconds < 60  # 8 on an idle machine
