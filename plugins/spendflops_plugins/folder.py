@@ -19,8 +19,8 @@ class Folder(Dataset):
     """``path/<class>/**/*.jpg``, ``path/<split>/<class>/**/*.jpg``, or either without class folders.
 
     The folders of ``path`` are splits if all of them are called like one (:data:`SPLITS`) and no image lies beside
-    them; otherwise there is the one split ``all``. Classes are the class folders of the first split, sorted by name (by
-    number if all names are numbers); other splits may lack some but not add any.
+    them; otherwise there is the one split ``all``, which ``train`` means, too. Classes are the class folders of the
+    first split, sorted by name (by number if all names are numbers); other splits may lack some but not add any.
 
     Args:
         path: The folder; ``~`` is the home directory.
@@ -80,6 +80,8 @@ class Folder(Dataset):
             DataError: Unknown split, unreadable folders, no images, an empty or unknown class folder.
             ConfigError: A feature that the split does not have.
         """
+        if split == "train" and "all" in self._folders:
+            split = "all"  # What is not divided is there to train on: the default of a stage fits every folder.
         if split not in self._folders:
             known = list(self._folders)
             raise DataError(

@@ -35,6 +35,9 @@ class RidgeSegmentation(Evaluator):
         target: What a token is regressed on: ``soft``, the part of each class among its pixels, or ``majority``, the
             commonest class alone.
         regularisation: Lambda, or ``loo`` (over tokens).
+        prior_power: A class's predictions are divided by this power of its part of the labelled pixels. With 0 a
+            regression that explains little answers with the commonest class everywhere; 0.5 asks which class is more
+            likely than usual, as logit adjustment does.
 
     Raises:
         ConfigError: An argument outside its range.
@@ -51,21 +54,25 @@ class RidgeSegmentation(Evaluator):
         seed: int = 0,
         target: str = "soft",
         regularisation: float | str = "loo",
+        prior_power: float = 0.0,
     ):
         if target not in ("soft", "majority"):
             raise ConfigError(f"unknown target {target!r}", fix="use 'soft' or 'majority'")
         if regularisation != "loo" and (isinstance(regularisation, str) or not regularisation > 0):
             raise ConfigError(f"regularisation {regularisation!r}", fix="give a number above 0, or 'loo'")
+        if not 0 <= prior_power <= 1:
+            raise ConfigError(f"prior_power {prior_power}", fix="give a number in 0..1")
         if subsets < 1 or seed < 0 or (labels is not None and labels < 1):
             raise ConfigError(
                 f"ridge_segmentation with labels={labels}, subsets={subsets}, seed={seed}",
                 fix="labels and subsets are at least 1, seed at least 0",
             )
         self._labels, self._subsets, self._seed = labels, subsets, seed
-        self._target, self._regularisation = target, regularisation
+        self._target, self._regularisation, self._prior_power = target, regularisation, prior_power
         draws = "all" if labels is None else f"{labels}x{subsets}:seed={seed}"
         penalty = regularisation if regularisation == "loo" else f"{regularisation:g}"
-        self.protocol = f"ridge_segmentation/1:tokens:{target}:labels={draws}:lambda={penalty}:masks=input_size"
+        fitted = f"{target}:labels={draws}:lambda={penalty}:prior={prior_power:g}"
+        self.protocol = f"ridge_segmentation/1:tokens:{fitted}:masks=input_size"
         self.primary = "miou"
         self.spread = f"{subsets} label subsets" if labels is not None and subsets > 1 else ""
 
@@ -112,7 +119,9 @@ class RidgeSegmentation(Evaluator):
             if not labelled.any():
                 raise DataError(f"all pixels of the bank images of {info.name} are ignored", fix="check the masks")
             ridge = fit_ridge(tokens[labelled], wanted[labelled], penalty=self._regularisation)
-            scores.append(segmentation_scores(_confusion(ridge, query["tokens"], query["mask"], classes)))
+            # A class without a labelled pixel is predicted as 0 everywhere; its weight does not matter.
+            weights = np.maximum(wanted[labelled].mean(axis=0), 1e-12) ** -self._prior_power
+            scores.append(segmentation_scores(_confusion(ridge, query["tokens"], query["mask"], weights)))
             details |= {f"miou/{index}": scores[-1]["miou"], f"lambda/{index}": ridge.penalty}
         result = {name: float(np.mean([s[name] for s in scores])) for name in ("miou", "pixel_accuracy")}
         result["classes"] = min(s["classes"] for s in scores)
@@ -148,11 +157,12 @@ def patch_targets(
     return counts / np.maximum(total, 1)
 
 
-def _confusion(ridge: Ridge, tokens: np.ndarray, masks: np.ndarray, classes: int) -> np.ndarray:
+def _confusion(ridge: Ridge, tokens: np.ndarray, masks: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    classes = len(weights)
     down, across = (bilinear_matrix(tokens.shape[axis], masks.shape[axis]) for axis in (1, 2))
     total = np.zeros((classes, classes), np.int64)
     for image, mask in zip(tokens, masks, strict=True):
-        scores = across @ np.tensordot(down, ridge(image), axes=1)
+        scores = across @ np.tensordot(down, ridge(image) * weights, axes=1)
         total += confusion_matrix(mask, scores.argmax(axis=-1), classes)
     return total
 

@@ -87,7 +87,8 @@ def extract(
 
 
 def _only_split(dataset: Dataset) -> str:
-    splits = list(dataset.info.sizes)
+    # A folder does not state its sizes: its only split is `all`, and it says itself if it has others.
+    splits = list(dataset.info.sizes) or ["all"]
     if len(splits) != 1:
         raise errors.ConfigError(
             f"{dataset.info.name} has the splits {', '.join(splits)}", fix="choose one with --split"

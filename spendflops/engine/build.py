@@ -190,6 +190,7 @@ def _predictions(recipe: Recipe, stages: tuple[BuiltStage, ...]) -> tuple[Predic
                 f"stage {name!r} offers {', '.join(objective.outputs)}",
                 fix="score another stage, or add a transfer stage with the head that it needs",
             )
+        _check_classes(evaluation, next(s for s in recipe.stages if s.label == name))
         weights = chosen(by_name[name].definition, evaluation.weights)
         for role, (dataset, split) in evaluation.data.items():
             pre = evaluation.evaluator.preprocess(role=role, info=dataset.info, spec=by_name[name].spec)
@@ -204,6 +205,22 @@ def _predictions(recipe: Recipe, stages: tuple[BuiltStage, ...]) -> tuple[Predic
         else p
         for i, (p, name) in enumerate(zip(made, names, strict=True))
     )
+
+
+def _check_classes(evaluation: Evaluation, stage: Stage) -> None:
+    """A label is a number: it means the same class only where the classes are the same, in the same order."""
+    classes = {f"{dataset.info.name} ({role})": dataset.info.classes for role, (dataset, _) in evaluation.data.items()}
+    if "logits" in evaluation.evaluator.requires:
+        classes[f"{stage.dataset.info.name} (stage {stage.label!r})"] = stage.dataset.info.classes
+    known = [(where, names) for where, names in classes.items() if names]
+    for where, names in known[1:]:
+        if names != known[0][1]:
+            odd = [n for n in (*known[0][1], *names) if (n in names) != (n in known[0][1])]
+            raise errors.DataError(
+                f"evaluation {evaluation.label!r}: {known[0][0]} and {where} have different classes",
+                why=f"only one of them has {', '.join(odd[:5])}" if odd else "their order differs",
+                fix="use data with the same classes; for a folder, list them: datasets.folder.classes = ('a', 'b')",
+            )
 
 
 def _prediction(

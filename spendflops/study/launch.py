@@ -58,8 +58,10 @@ class Launch:
         for note in notes:
             self.say(f"note: {note}")
         shared = self._overlap()
-        for a_b in shared:
-            self.say(f"overlap by image content: {a_b.a} ({a_b.a_images}) and {a_b.b} ({a_b.b_images}): {a_b.shared}")
+        for pair in (p for p in shared if p.shared):
+            self.say(f"overlap: {pair.a} and {pair.b} share {pair.shared} images by content")
+        clean = sum(not p.shared for p in shared)
+        self.say(f"overlap by image content: {clean} of {len(shared)} pairs of roles share no image")
         total = len(planned) + self._transfers()
         done: dict[str, Row] = {}
         for number, row in enumerate(planned, 1):

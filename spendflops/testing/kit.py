@@ -59,7 +59,7 @@ class Check:
     @property
     def about(self) -> str:
         """What is checked."""
-        return " ".join(inspect.getdoc(self.function).split("\n\n")[0].split())
+        return " ".join(inspect.getdoc(self.function).split("\n\n")[0].split()).replace("``", "")
 
     def __call__(self) -> Outcome:
         return self._outcome

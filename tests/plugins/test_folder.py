@@ -36,7 +36,8 @@ def test_class_folders_are_one_split(tmp_path):
     source = pickle.loads(pickle.dumps(data.source("all", features=("image", "label"))))
     assert labels(source) == [0, 0, 1] and source[0]["image"].size == (4, 5)
     assert len(select(source, "all[:2]")) == 2
-    refuses(lambda: data.source("train"), "no split 'train'", "all")
+    assert len(data.source("train")) == len(data.source("all"))
+    refuses(lambda: data.source("test"), "no split 'test'", "all")
 
 
 def test_split_folders(tmp_path):

@@ -56,17 +56,19 @@ def slow_up(scores, y, x):
     )
 
 
-def slow(bank, query, penalty, classes=3, majority=False):
+def slow(bank, query, penalty, classes=3, majority=False, power=0.0):
     targets = slow_targets(bank[1], classes, majority).reshape(-1, classes)
     x = bank[0].reshape(-1, bank[0].shape[-1]).astype(float)
     known = targets.sum(axis=1) > 0
     x, targets = x[known], targets[known]
+    prior = [sum(row[c] for row in targets) / len(targets) for c in range(classes)]
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-5
     x = np.column_stack([(x - mean) / scale, np.ones(len(x))])
     weights = np.linalg.solve(x.T @ x + np.diag([penalty] * (x.shape[1] - 1) + [0]), x.T @ targets)
     hits, either = np.zeros(classes), np.zeros(classes)
     for tokens, mask in zip(*query, strict=True):
         scores = (np.column_stack([(tokens - mean) / scale, np.ones(4)]) @ weights).reshape(2, 2, classes)
+        scores = np.array([[[v / prior[c] ** power for c, v in enumerate(cell)] for cell in row] for row in scores])
         for y, x_ in np.ndindex(8, 8):
             label, answer = mask[y, x_], int(np.argmax(slow_up(scores, y, x_)))
             if label != 255:
@@ -94,6 +96,18 @@ def test_against_loops_over_pixels(target):
     result = run(bank, query, regularisation=2.0, target=target)
     assert result["miou"] == pytest.approx(slow(bank, query, 2.0, majority=target == "majority"), rel=1e-12)
     assert 0.3 < result["miou"] < 0.95 and result["classes"] == 3 and "miou_sd" not in result
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_classes_are_divided_by_their_prior(power):
+    # One class is four times as common: without the division it answers for the others, too.
+    rng = np.random.default_rng(5)
+    bank, query = scenes(12, 0, noise=2.0), scenes(10, 1, noise=2.0)
+    for masks in (bank[1], query[1]):
+        masks[rng.random(masks.shape) < 0.6] = 0
+    plain, result = (run(bank, query, regularisation=2.0, prior_power=p) for p in (0.0, power))
+    assert result["miou"] == pytest.approx(slow(bank, query, 2.0, power=power), rel=1e-12)
+    assert plain["miou"] != result["miou"]
 
 
 def test_subsets_of_images():
@@ -140,7 +154,14 @@ def test_what_is_refused():
         run((bank[0] * np.nan, bank[1]), query)
     with pytest.raises(ConfigError, match="grid"):
         run(bank, query, grid=None)
-    for options in ({"target": "hard"}, {"regularisation": "gcv"}, {"labels": 0}, {"subsets": 0}, {"seed": -1}):
+    for options in (
+        {"target": "hard"},
+        {"regularisation": "gcv"},
+        {"labels": 0},
+        {"subsets": 0},
+        {"seed": -1},
+        {"prior_power": 2.0},
+    ):
         with pytest.raises(ConfigError):
             RidgeSegmentation(**options)
     with pytest.raises(ConfigError, match="needs mask"):
@@ -149,6 +170,14 @@ def test_what_is_refused():
 
 def test_protocol_says_what_changes_the_score():
     default = RidgeSegmentation().protocol
-    assert default == "ridge_segmentation/1:tokens:soft:labels=all:lambda=loo:masks=input_size"
+    assert default == "ridge_segmentation/1:tokens:soft:labels=all:lambda=loo:prior=0:masks=input_size"
     variants = [{"labels": 8}, {"labels": 8, "subsets": 5}, {"labels": 8, "seed": 1}, {"target": "majority"}]
-    assert len({default, *(RidgeSegmentation(**v).protocol for v in [*variants, {"regularisation": 3.0}])}) == 6
+    assert (
+        len(
+            {
+                default,
+                *(RidgeSegmentation(**v).protocol for v in [*variants, {"regularisation": 3.0}, {"prior_power": 1.0}]),
+            }
+        )
+        == 7
+    )

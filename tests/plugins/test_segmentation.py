@@ -10,12 +10,15 @@ from flax import nnx
 from purelib import INFO, apply, batch_of, context, count, flatten, loss_and_gradient, made, objective, sample, tiny
 from spendflops_plugins.segmentation import FCNHead, Segmentation, SegmentationViews, pixel_cross_entropy
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.types import DatasetInfo
 from spendflops.parts import images
 from spendflops.parts.images import ArrayImage
 
 HEAD = {"channels": 8, "convs": 2, "concat": False, "norm": True, "dropout": 0.0, "dtype_name": "float32"}
+
+test_kit = spendflops.testing.objective_tests("segmentation", channels=8)
 
 
 def test_t2_cross_entropy_with_ignored_pixels():
@@ -124,15 +127,6 @@ def test_predict_gives_logits_on_the_tokens_grid():
     shapes = jax.eval_shape(lambda: module.predict(batch, context(train=False), want=("seg_logits",)))
     assert shapes["seg_logits"].shape == (2, 4, 6, 5)
     assert set(jax.eval_shape(lambda: module.predict(batch, context(), want=("features",)))) == {"features"}
-
-
-def test_bfloat16_is_close():
-    batch = batch_of(SegmentationViews(scales=(1.0,)), tiny().spec, size=2)
-    values = []
-    for dtype in ("float32", "bfloat16"):
-        module = objective(Segmentation, channels=8, compute_dtype=dtype)
-        values.append(float(apply(module, lambda m: m.loss(batch, None, context()).value)))
-    assert 0 < abs(values[1] - values[0]) < 0.02 * values[0]
 
 
 def test_refusals():

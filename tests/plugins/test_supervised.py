@@ -13,8 +13,11 @@ from purelib import INFO, TINY, apply, batch_of, context, flatten, loss_and_grad
 from spendflops_plugins.supervised import Supervised, SupervisedViews, softmax_cross_entropy
 from spendflops_plugins.vit import ViT
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.types import DatasetInfo
+
+test_kit = spendflops.testing.objective_tests("supervised")
 
 
 def oracle(logits, labels, smoothing):
@@ -158,12 +161,12 @@ def test_refusals():
 def test_views_take_one_label_or_several(crop):
     spec, rng = tiny().spec, np.random.default_rng(0)
     one = SupervisedViews(crop=crop)
-    assert one.features == ("image", "label")
+    assert one.features == ("image", "label") and one.letters(spec)["M"] == 1
     entry = one(sample(3), rng, spec)
     assert entry["image"].shape == (32, 32, 3) and entry["image"].dtype == np.uint8
     assert entry["labels"].tolist() == [3] and entry["labels"].dtype == np.int32
     several = SupervisedViews(crop=crop, labels="labels", max_labels=3)
-    assert several.features == ("image", "labels")
+    assert several.features == ("image", "labels") and several.letters(spec)["M"] == 3
     assert several(sample(3), rng, spec)["labels"].tolist() == [1, 3, -1]
     long = sample(3) | {"labels": np.arange(5)}
     assert several(long, rng, spec)["labels"].tolist() == [0, 1, 2]

@@ -15,8 +15,11 @@ from flax import nnx
 from purelib import TINY, context, count, flatten, split, tiny
 from spendflops_plugins.vit import ViT
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError
 from spendflops.parts.nn.positions import half_pixel, resize_table, sincos_2d, sincos_table
+
+test_kit = spendflops.testing.backbone_tests("vit", **TINY)
 
 SIZES = {
     "Ti": {"dim": 192, "depth": 12, "heads": 3},

@@ -260,6 +260,7 @@ def test_lists_as_text():
 
 def test_ticks_are_round_and_inside():
     assert x_ticks(11.5, 12.5) == pytest.approx([5e11, 1e12, 2e12])
+    assert x_ticks(10.1, 10.2) == pytest.approx([10**10.15])  # no round number in between
     assert x_ticks(9.9, 14.1) == pytest.approx([1e10, 1e11, 1e12, 1e13, 1e14])
     assert y_ticks(31.0, 83.0) == pytest.approx([40, 50, 60, 70, 80])
 

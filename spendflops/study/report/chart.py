@@ -116,7 +116,7 @@ def x_ticks(low: float, high: float) -> list[float]:
     digits = (1,) if high - low > 2.2 else (1, 2, 5) if high - low > 0.5 else range(1, 10)
     decades = range(math.floor(low), math.ceil(high) + 1)
     found = [d * 10.0**e for e in decades for d in digits if low <= math.log10(d) + e <= high]
-    step = math.ceil(len(found) / 8)
+    step = max(math.ceil(len(found) / 8), 1)
     return found[::step] or [10 ** ((low + high) / 2)]
 
 

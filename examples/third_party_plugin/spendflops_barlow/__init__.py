@@ -1,0 +1,1 @@
+"""Barlow Twins, a pre-training method for spendflops."""
