@@ -44,6 +44,7 @@ class SimCLRViews(Views):
         interpolation: Of the resize.
         flip: Probability of a horizontal flip.
         strength: Of the colour jitter; 0.5 for small images.
+        hue: Largest turn of the colour circle at strength 1.
         jitter: Probability of the colour jitter.
         gray: Probability of grey.
         blur: Probability of a Gaussian blur; 0 for small images.
@@ -56,6 +57,7 @@ class SimCLRViews(Views):
     interpolation: str = "bicubic"
     flip: float = 0.5
     strength: float = 1.0
+    hue: float = 0.2
     jitter: float = 0.8
     gray: float = 0.2
     blur: float = 0.5
@@ -75,7 +77,7 @@ class SimCLRViews(Views):
             interpolation=self.interpolation,
         )
         x = augment.to_float(images.random_flip(x, rng, probability=self.flip))
-        x = augment.color_jitter_simclr(x, rng, strength=self.strength, probability=self.jitter)
+        x = augment.color_jitter_simclr(x, rng, strength=self.strength, probability=self.jitter, hue=self.hue)
         x = augment.to_gray_simclr(x, rng, probability=self.gray)
         x = augment.gaussian_blur_simclr(x, rng, probability=self.blur, sigma=self.sigma)
         return augment.to_uint8(x)

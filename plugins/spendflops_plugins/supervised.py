@@ -127,7 +127,11 @@ class Supervised(Objective):
         head_norm: bool = False,
     ):
         if not info.classes:
-            raise ConfigError(f"data set {info.name!r} has no classes", why="supervised training needs labels")
+            raise ConfigError(
+                f"data set {info.name!r} has no classes",
+                why="supervised training needs labels",
+                fix="use labelled data (a folder of images: one folder a class), or a method that needs no labels",
+            )
         if head_init not in HEAD_INITS:
             known = list(HEAD_INITS)
             raise ConfigError(f"unknown head_init {head_init!r}{suggest(head_init, known)}", why=f"known: {known}")

@@ -13,6 +13,9 @@ from spendflops.contracts import errors
 Calls = Mapping[tuple[str, str], Any]
 """(scope, selector) of everything that was built."""
 
+_FLAGS = {"DATASET": "give --dataset", "EVAL_DATASET": "give --eval_dataset", "STAGE": "give --objective"}
+"""Macros of recipes that names on the command line define."""
+
 _NEAR = 0.75
 """Similarity from which an unused macro of a preset is taken for a misspelling of one that is used."""
 
@@ -63,7 +66,7 @@ def check_macros(scan: Scan) -> None:
             raise errors.ConfigError(
                 f"{binding.place}: the macro %{name} is not defined{errors.suggest(name, [*scan.macros])}",
                 why=f"macros that are defined: {', '.join(sorted(scan.macros)) or 'none'}",
-                fix=f"add a line `{name} = ...`",
+                fix=f"{_FLAGS[name]}, or a line `{name} = ...`" if name in _FLAGS else f"add a line `{name} = ...`",
             )
 
 

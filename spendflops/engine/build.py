@@ -286,5 +286,5 @@ def length(dataset: Dataset, split: str) -> int:
 
 
 def _part(split: Split, size: int) -> int:
-    mine = len(range(split.part, size, split.parts))
+    mine = size * (split.part + 1) // split.parts - size * split.part // split.parts
     return mine if split.count is None else min(split.count, mine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from spendflops.contracts import errors
-from spendflops.engine.rundir import storage_error
+from spendflops.engine.rundir import storage_error, write_atomically
+
+DIGEST = "sha256"
+"""The file beside the arrays that says what they were: the storage library reads a flipped bit without complaint."""
 
 
 class Checkpoints:
@@ -44,6 +48,7 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self._manager.wait_until_finished()
+            write_atomically(self.folder / str(step) / DIGEST, _digest(self.folder / str(step)))
         except (OSError, ValueError) as error:
             # The storage library reports a full disk as a ValueError.
             if isinstance(error, OSError) or "No space left" in str(error) or "Disk quota" in str(error):
@@ -67,6 +72,7 @@ class Checkpoints:
         problems = []
         for step in reversed(self.steps()):
             try:
+                self._check(step)
                 return step, self._manager.restore(step, args=ocp.args.StandardRestore(like))
             except Exception as error:
                 problems.append(f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
@@ -84,7 +90,14 @@ class Checkpoints:
         step = step if step is not None else (self.steps() or [None])[-1]
         if step is None:
             raise errors.DataError(f"there is no checkpoint in {self.folder}", fix="give a run that has finished")
+        self._check(step)
         return self._manager.restore(step, args=ocp.args.StandardRestore())
+
+    def _check(self, step: int) -> None:
+        digest = self.folder / str(step) / DIGEST
+        # A process that was killed before it wrote the digest had written the checkpoint.
+        if digest.exists() and digest.read_text() != _digest(digest.parent):
+            raise errors.DataError(f"{digest.parent} is damaged", why="its content has another digest")
 
     def discard_after(self, step: int) -> None:
         """Removes checkpoints newer than ``step``: broken ones that a restore passed over."""
@@ -94,6 +107,15 @@ class Checkpoints:
     def close(self) -> None:
         """Releases the manager's threads."""
         self._manager.close()
+
+
+def _digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != DIGEST):
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return total.hexdigest()
 
 
 def abstract(tree: Any) -> Any:

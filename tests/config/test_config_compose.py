@@ -170,8 +170,8 @@ def test_idle_bindings_of_presets(load_text, recipe_text, world):
     folder = world.parent / "site" / "tiny_package" / "presets" / "methods"
     # Another method's preset, a default that is overridden, a plugin that is not used: no mistakes.
     text = recipe_text + "include 'methods/pulled.gin'\ninclude 'methods/more.gin'\n"
-    (folder / "more.gin").write_text("Stage.batch_size = 1\nevaluators.count.top = 2\nOTHER = 3\n")
-    assert load_text(text).object.stages[0].batch_size == 8
+    (folder / "more.gin").write_text("Stage.batch_size = 1\nevaluators.count.top = 2\nSEED_A = 1\nSEED_B = 2\n")
+    assert load_text(text + "Recipe.seed = %SEED_A\n").object.stages[0].batch_size == 8
     for line, message in (
         ("pul/Stage.batch_size = 1", r"tiny:methods/more.gin:1: pul/Stage.batch_size.*did you mean 'pull'"),
         ("pull/optim.adamw.b1 = 0.5", r"tiny:methods/more.gin:1: pull/optim.adamw.b1: nothing in this run builds"),

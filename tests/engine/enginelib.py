@@ -49,9 +49,7 @@ def knn(**changes):
 
 def accuracy(**changes):
     """An evaluation of a classifier."""
-    return Evaluation(
-        **{"evaluator": Accuracy(), "data": {"eval": (KitData(), "test")}, "batch_size": 32, **changes}
-    )
+    return Evaluation(**{"evaluator": Accuracy(), "data": {"eval": (KitData(), "test")}, "batch_size": 32, **changes})
 
 
 def recipe(*stages, **changes):

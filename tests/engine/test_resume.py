@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -10,7 +11,13 @@ import subprocess
 import sys
 
 import pytest
-from enginelib import Process, call, environment, outcome, reached, rows, wasted, write_gin
+from enginelib import Process, call, environment, outcome, reached, recipe, rows, wasted, write_gin
+
+from spendflops import config
+from spendflops.contracts.errors import ConfigError, DataError
+from spendflops.engine.checkpoint import Checkpoints
+from spendflops.engine.loop import run_recipe
+from spendflops.engine.rundir import locked
 
 STEPS, EVERY = 40, 8
 
@@ -80,15 +87,12 @@ def test_an_interrupted_run_saves_and_goes_on(whole, tmp_path, cache):
 @pytest.mark.slow
 def test_five_kills_at_random_moments_leave_no_trace(whole, tmp_path, cache):
     expected, flags = whole
-    dice, lost = random.Random(0), 0
+    dice = random.Random(0)
     for attempt in range(5):
         aim = dice.randint(7 * attempt, 7 * attempt + 6)
         process = Process("train", *flags, "--workdir", tmp_path, "--quiet", cache=cache)
         process.until(lambda aim=aim: reached(tmp_path) >= aim)
         process.stop(signal.SIGKILL)
-        known = wasted(tmp_path)
-        assert len(known) == len(set(known))
-        lost = max(lost, len(known))
     finish(flags, tmp_path, cache)
     assert outcome(tmp_path) == outcome(expected)
     # Every attempt that lost steps has one row; together the rows and the run are all the steps that were done.
@@ -120,20 +124,8 @@ def _flipped(content):
     return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
 
 
-DRIVE = """
-import sys
-from enginelib import recipe
-from spendflops.engine.loop import run_recipe
-run_recipe(recipe(budget="12 steps", checkpoint_every=4), sys.argv[1], quiet=True)
-"""
-
-
 @pytest.mark.parametrize("damage", CORRUPT)
 def test_a_broken_checkpoint_gives_way_to_the_one_before(damage, tmp_path):
-    from enginelib import recipe
-
-    from spendflops.engine.loop import run_recipe
-
     wanted = recipe(budget="12 steps", checkpoint_every=4)
     run_recipe(wanted, tmp_path / "whole", quiet=True)
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
@@ -148,10 +140,6 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(damage, tmp_path):
 
 
 def test_a_half_written_checkpoint_is_not_there(tmp_path):
-    from enginelib import recipe
-
-    from spendflops.engine.loop import run_recipe
-
     wanted = recipe(budget="12 steps", checkpoint_every=4)
     run_recipe(wanted, tmp_path / "whole", quiet=True)
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
@@ -163,11 +151,6 @@ def test_a_half_written_checkpoint_is_not_there(tmp_path):
 
 
 def test_no_readable_checkpoint_at_all_is_an_error_that_names_them(tmp_path):
-    from enginelib import recipe
-
-    from spendflops.contracts.errors import DataError
-    from spendflops.engine.loop import run_recipe
-
     wanted = recipe(budget="4 steps", checkpoint_every=4)
     run_recipe(wanted, tmp_path, quiet=True)
     (tmp_path / "result.json").unlink()
@@ -183,21 +166,20 @@ def test_another_configuration_in_a_folder_is_refused_with_the_difference(whole,
     other = write_gin(tmp_path, steps=STEPS, every=EVERY, lr=5e-3)
     code, _, text = call("train", "--gin_file", other, "--workdir", folder, cache=cache)
     assert code == 2 and "holds a run of another configuration" in text
-    assert '-     "value": 0.001' in text.replace("   ", " ") or "0.001" in text and "0.005" in text
+    assert '-    "lr": 0.001' in text and '+    "lr": 0.005' in text, text
 
 
 def test_a_finished_run_is_not_run_again(whole):
-    from enginelib import recipe
-
-    from spendflops import config
-    from spendflops.engine.loop import run_recipe
-
     folder, flags = whole
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
     loaded = config.load(config.compose(gin_files=[str(flags[1])]), root="Recipe")
     assert run_recipe(loaded.object, folder)["stages"][0]["steps"] == STEPS
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
-    assert recipe() is not None
+
+
+def outcome_of_checkpoint(workdir):
+    with contextlib.closing(Checkpoints(workdir / "checkpoints" / "mae")) as checkpoints:
+        return int(checkpoints.restore_raw()["step"])
 
 
 @pytest.fixture
@@ -219,13 +201,9 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(whole, small_disk, tmp_p
     # Room for the first checkpoints, then none.
     process = Process("train", *flags, "--workdir", small_disk / "run", cache=cache)
     process.until(lambda: reached(small_disk / "run") >= EVERY + 1)
-    with open(filler, "wb") as file:
-        try:
-            while True:
-                file.write(b"0" * 4096)
-                file.flush()
-        except OSError:
-            pass
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"0" * 4096)
     text, _ = process.process.communicate(timeout=90)
     assert process.process.returncode == 3, text
     assert "No space left on device" in text and "make room" in text and "Traceback" not in text
@@ -236,34 +214,19 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(whole, small_disk, tmp_p
 
 
 def test_a_full_disk_in_one_process(small_disk):
-    from enginelib import recipe
-
-    from spendflops.contracts.errors import DataError
-    from spendflops.engine.loop import run_recipe
-
     with pytest.raises(DataError, match=r"cannot write .*\n  why: No space left on device"):
         run_recipe(recipe(budget="400 steps", checkpoint_every=4, log_every=1), small_disk / "run", quiet=True)
-    (small_disk / "room").unlink(missing_ok=True)
-    assert not list((small_disk / "run").glob("*.tmp"))
+    # What was saved before can be read.
+    assert outcome_of_checkpoint(small_disk / "run") % 4 == 0
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    from enginelib import recipe
-
-    from spendflops.contracts.errors import DataError
-    from spendflops.engine.loop import run_recipe
-
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
         run_recipe(recipe(), tmp_path / "file" / "run", quiet=True)
 
 
 def test_a_read_only_disk(tmp_path):
-    from enginelib import recipe
-
-    from spendflops.contracts.errors import DataError
-    from spendflops.engine.loop import run_recipe
-
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True).returncode:
@@ -276,9 +239,6 @@ def test_a_read_only_disk(tmp_path):
 
 
 def test_a_process_that_is_gone_leaves_no_lock(tmp_path):
-    from spendflops.contracts.errors import ConfigError
-    from spendflops.engine.rundir import locked
-
     hold = "import pathlib, sys, time\nfrom spendflops.engine.rundir import locked\n"
     hold += "with locked(pathlib.Path(sys.argv[1])):\n print('held', flush=True)\n time.sleep(60)\n"
     options = {"env": environment(), "stdout": subprocess.PIPE, "text": True}

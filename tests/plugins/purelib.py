@@ -58,17 +58,18 @@ def apply(module, function, *args):
     return jax.jit(lambda p, s, *a: function(nnx.merge(graph, p, s), *a))(params, stats, *args)
 
 
-def loss_and_gradient(objective, batch, ctx):
-    """(loss, metrics, statistics after it, gradient by path)."""
-    graph, params, stats = split(objective)
+def loss_of(module, batch, also):
+    """(loss, metrics, statistics after it, ``also(module)`` before it), in one compilation."""
+    graph, params, stats = split(module)
 
-    def loss(params):
-        module = nnx.merge(graph, params, stats)
-        result = module.loss(batch, None, ctx)
-        return result.value, (result.metrics, nnx.to_pure_dict(nnx.state(module, Stat)))
+    @jax.jit
+    def run(params, stats):
+        extra = also(nnx.merge(graph, params, stats))
+        used = nnx.merge(graph, params, stats)
+        result = used.loss(batch, None, context())
+        return result.value, result.metrics, nnx.to_pure_dict(nnx.state(used, Stat)), extra
 
-    (value, (metrics, after)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return value, metrics, after, flatten(gradient)
+    return run(params, stats)
 
 
 def gradient_program(cls, *, depth, **options):

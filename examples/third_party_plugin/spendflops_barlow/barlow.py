@@ -3,8 +3,8 @@
 Zbontar et al. 2021, "Barlow Twins: self-supervised learning via redundancy reduction" (arXiv 2103.03230). Embeddings of
 two views, standardised over the batch, should agree (diagonal) and have independent components (off the diagonal):
 
-    C_ij = sum_b zA_bi zB_bj / (sqrt(sum_b zA_bi^2) sqrt(sum_b zB_bj^2)),    z centred over the batch                  (2)
-    loss = sum_i (1 - C_ii)^2 + lambda sum_i sum_{j != i} C_ij^2                                                      (1)
+    C_ij = sum_b zA_bi zB_bj / (sqrt(sum_b zA_bi^2) sqrt(sum_b zB_bj^2)),  z centred over the batch                  (2)
+    loss = sum_i (1 - C_ii)^2 + lambda sum_i sum_{j != i} C_ij^2                                                     (1)
 
 Deviation: the colour jitter's operators are SimCLR's, with the ranges of the paper's (which are BYOL's).
 Deviation: blur is SimCLR's, with a kernel as wide as a tenth of the image.

@@ -5,10 +5,10 @@ import math
 import jax
 import numpy as np
 import pytest
+from spendflops_barlow.barlow import EPSILON, BarlowTwins, cross_correlation, inverted_above, redundancy_loss
+
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError
-
-from spendflops_barlow.barlow import EPSILON, BarlowTwins, cross_correlation, inverted_above, redundancy_loss
 
 test_barlow = spendflops.testing.objective_tests("barlow")
 

@@ -87,12 +87,13 @@ class Shapes(Dataset):
                 f"shapes has no preset {preset!r}{suggest(preset, list(PRESETS))}", fix=f"Use one of {sorted(PRESETS)}."
             )
         rules = PRESETS[preset]
-        objects = tuple(objects) if objects is not None else ((1, 1) if curated else rules.crowd)
+        # A list, as a configuration file may give it, would not do: layouts are compared by value.
+        crowd = tuple(objects) if objects is not None else ((1, 1) if curated else rules.crowd)
         label_noise = label_noise if label_noise is not None else (0.0 if curated else rules.label_noise)
         caption_noise = caption_noise if caption_noise is not None else (0.0 if curated else rules.caption_noise)
         sizes = {"train": length, "validation": validation, "probe": probe, "test": test}
         _require(isinstance(size, int) and size >= 16, "size", size, "at least 16 pixels")
-        _require(len(objects) == 2 and 1 <= objects[0] <= objects[1] <= 64, "objects", objects, "(low, high) in 1..64")
+        _require(len(crowd) == 2 and 1 <= crowd[0] <= crowd[-1] <= 64, "objects", objects, "(low, high) in 1..64")
         _require(0 <= label_noise <= 1, "label_noise", label_noise, "in 0..1")
         _require(0 <= caption_noise <= 1, "caption_noise", caption_noise, "in 0..1")
         _require(tail >= 0, "tail", tail, "0 or more")
@@ -102,7 +103,7 @@ class Shapes(Dataset):
         vocabulary = Vocabulary.of(rules)
         self.label_names = vocabulary.classes + vocabulary.groups
         self._rules = Rules(
-            layout=Layout(preset=rules, curated=curated, objects=objects, tail=tail),
+            layout=Layout(preset=rules, curated=curated, objects=(crowd[0], crowd[-1]), tail=tail),
             vocabulary=vocabulary,
             size=size,
             seed=seed,

@@ -60,7 +60,7 @@ class ShapesSource:
         if not _PIXELS.intersection(self._features):
             return {name: self._said(name, facts) for name in self._features}
         rgba = BLOCKS.get((self._keys[0], block), lambda: self._pixels(block))[row]
-        sample = {}
+        sample: dict[str, Any] = {}
         instances = self._instances(facts, rgba[..., 3]) if _INSTANCES.intersection(self._features) else {}
         for name in self._features:
             if name == "image":

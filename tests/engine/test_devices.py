@@ -1,0 +1,42 @@
+"""Data-parallel over eight devices: the same losses, the same model FLOPs, the same bits after a resume."""
+
+from __future__ import annotations
+
+import enginelib
+import pytest
+
+RUN = """
+import json, pathlib, sys
+import jax
+from enginelib import recipe, rows, stage, accuracy
+from spendflops.engine.build import build_stage
+from spendflops.engine.loop import run_recipe
+folder, methods = pathlib.Path(sys.argv[1]), sys.argv[2:]
+found = {"devices": jax.device_count()}
+for method in methods:
+    one = stage(method, batch_size=16)
+    run_recipe(recipe(one, budget="3 steps", log_every=1), folder / method, quiet=True)
+    program = build_stage(one).train
+    found[method] = {
+        "losses": [r["loss"] for r in rows(folder / method / "metrics.jsonl")],
+        "model": program.cost().total,
+        "hardware": program.cost(hardware=True).total,
+    }
+print(json.dumps(found))
+"""
+EIGHT = "--xla_force_host_platform_device_count=8"
+
+
+@pytest.mark.parametrize(
+    "methods", [["mae"], pytest.param(["supervised", "simclr"], marks=pytest.mark.slow)], ids=lambda m: m[0]
+)
+def test_eight_devices_do_what_one_does(methods, tmp_path):
+    one = enginelib.python(RUN, tmp_path / "one", *methods, XLA_FLAGS="")
+    eight = enginelib.python(RUN, tmp_path / "eight", *methods, XLA_FLAGS=EIGHT)
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    for method in methods:
+        a, b = one[method], eight[method]
+        assert len(a["losses"]) == 3 and a["losses"] == pytest.approx(b["losses"], rel=1e-5)
+        assert a["model"] == b["model"] == a["hardware"]
+        # Work that every device repeats is counted once for each: hardware FLOPs may be a little more.
+        assert 1 <= b["hardware"] / b["model"] < 1.05

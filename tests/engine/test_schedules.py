@@ -1,0 +1,92 @@
+"""Schedules against the values of the papers and of the official code."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spendflops.contracts.errors import ConfigError
+from spendflops.contracts.types import Context
+from spendflops.engine.schedules import Constant, WarmupCosine, WarmupPoly, as_schedule, scaled_lr
+
+
+def at(schedule, step, steps):
+    return float(schedule(Context(key=jax.random.key(0), step=jnp.asarray(step), steps=jnp.asarray(steps))))
+
+
+def test_t5_mae_of_800_epochs():
+    peak = scaled_lr(1.5e-4, batch_size=4096)
+    assert peak == pytest.approx(2.4e-3)
+    epoch = 1000  # any number of steps
+    mae = WarmupCosine(peak=peak, warmup_steps=40 * epoch)
+    found = [at(mae, e * epoch, 800 * epoch) for e in (0, 20, 40, 420, 800)]
+    np.testing.assert_allclose(found, [0, 1.2e-3, 2.4e-3, 1.2e-3, 0], rtol=1e-6, atol=1e-9)
+
+
+def test_t5_simmim_of_the_warm_up():
+    assert scaled_lr(1e-4, batch_size=2048, per=512) == pytest.approx(4e-4)
+    simmim = WarmupCosine(peak=4e-4, start=2e-6, warmup_steps=10_000)
+    assert at(simmim, 0, 800_000) == pytest.approx(2e-6)
+    assert at(simmim, 10_000, 800_000) == pytest.approx(4e-4)
+
+
+def test_t10_clip():
+    clip = WarmupCosine(peak=1e-3, start=1e-7, warmup_steps=10_000)
+    found = [at(clip, step, 250_000) for step in (0, 5000, 10_000, 130_000, 190_000, 250_000)]
+    np.testing.assert_allclose(found, [1e-7, 5.0005e-4, 1e-3, 5e-4, 1.4644660941e-4, 0], rtol=2e-6, atol=1e-10)
+
+
+def test_t8_segmentation():
+    poly = WarmupPoly(peak=1e-4)
+    values = {0: 1.0e-10, 1: 6.6765e-8, 750: 4.92572e-5, 1499: 9.69658e-5, 1500: 9.70285e-5, 25_240: 5.0e-5}
+    for step, value in values.items():
+        assert at(poly, step, 50_480) == pytest.approx(value, rel=1e-5)
+    assert at(poly, 50_479, 50_480) == pytest.approx(1.98e-9, rel=2e-3)
+    assert at(poly, 1500, 50_480) / 1e-4 == pytest.approx(1 - 1500 / 50_480, rel=1e-6)
+
+
+def test_with_steps_and_a_fraction_the_shorter_warm_up_counts():
+    both = WarmupCosine(peak=1.0, warmup_steps=50, warmup_fraction=0.1)
+    assert float(both.warmup(100)) == 10 and float(both.warmup(10_000)) == 50
+    assert at(both, 5, 100) == pytest.approx(0.5)
+
+
+def test_the_whole_curve_against_plain_numpy():
+    schedule = WarmupCosine(peak=0.3, start=0.1, end=0.01, warmup_fraction=0.2)
+    steps = 200
+    found = np.array([at(schedule, s, steps) for s in range(0, steps + 1, 5)])
+    expected = []
+    for s in range(0, steps + 1, 5):
+        if s < 40:
+            expected.append(0.1 + 0.2 * s / 40)
+        else:
+            expected.append(0.01 + 0.29 * (1 + np.cos(np.pi * (s - 40) / 160)) / 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_lengths_are_read_at_run_time_so_one_program_serves_them_all():
+    schedule = WarmupCosine(peak=1.0, warmup_fraction=0.1)
+    traced = jax.jit(lambda step, steps: schedule(Context(key=jax.random.key(0), step=step, steps=steps)))
+    for steps in (10, 1000):
+        assert float(traced(steps // 2, steps)) == pytest.approx(at(schedule, steps // 2, steps))
+    assert traced._cache_size() == 1
+
+
+def test_a_stage_of_one_step_has_a_finite_rate():
+    for options in ({"warmup_fraction": 0.5}, {"warmup_steps": 0}):
+        assert np.isfinite(at(WarmupCosine(peak=1.0, **options), 0, 1))
+    assert np.isfinite(at(WarmupPoly(peak=1.0), 0, 1))
+
+
+def test_numbers_are_constant_schedules():
+    assert at(as_schedule(0.5), 3, 10) == 0.5 == at(Constant(value=0.5), 9, 10)
+    schedule = Constant(value=1.0)
+    assert as_schedule(schedule) is schedule
+
+
+@pytest.mark.parametrize("options, message", [({}, "needs warmup_steps"), ({"warmup_fraction": 1.0}, "not in")])
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        WarmupCosine(peak=1.0, **options)
