@@ -30,7 +30,7 @@ class Folder(Dataset):
         allow_empty: Lets class folders have no images.
         skip: Images to leave out, as paths below ``path`` with ``/``.
         check: Decodes every image when a split is opened, to list the broken ones at once.
-        name: Of the data set; the folder's by default.
+        name: Of the data set; by default the folder's, with its parent's where it is called like a split.
         licence: Of the images.
 
     Raises:
@@ -58,7 +58,9 @@ class Folder(Dataset):
         self._labels, self._classes = labels, None if classes is None else tuple(classes)
         self._splits = None if splits is None else tuple(splits)
         self._allow_empty, self._skip, self._check = allow_empty, tuple(skip), check
-        self._name, self._licence = name or os.path.basename(self._path), licence
+        parent, own = os.path.split(self._path)
+        self._name = name or (f"{os.path.basename(parent)}/{own}" if own in SPLITS else own)
+        self._licence = licence
 
     @functools.cached_property
     def info(self) -> DatasetInfo:  # type: ignore[override]  # read when first asked for

@@ -30,11 +30,8 @@ class _Escape(BaseException):
         self.error = error
 
 
-class _ExactMap(selector_map.SelectorMap):
-    """Selectors in full only: which part of one is enough depends on the plugins that happen to be loaded."""
-
-    def matching_selectors(self, partial_selector: str) -> list[str]:
-        return [partial_selector] if partial_selector in self else []
+class _FullNames(selector_map.SelectorMap):
+    """Writes selectors in full: which part of one is enough depends on the plugins that happen to be loaded."""
 
     def minimal_selector(self, complete_selector: str) -> str:
         return complete_selector
@@ -43,7 +40,7 @@ class _ExactMap(selector_map.SelectorMap):
 @contextlib.contextmanager
 def cage() -> Iterator[None]:
     """A fresh gin inside the block; whatever gin held before is back afterwards, whoever put it there."""
-    registry, constants = _ExactMap(), _ExactMap()
+    registry, constants = _FullNames(), selector_map.SelectorMap()
     constants["gin.REQUIRED"] = gin_config.REQUIRED
     for selector, builtin in _BUILTINS:
         registry[selector] = builtin

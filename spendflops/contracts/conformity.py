@@ -35,7 +35,8 @@ def options(group: str, cls: type) -> dict[str, inspect.Parameter]:
 
 def check_signature(group: str, name: str, cls: type) -> None:
     """Raises a PluginError where a class cannot be the plugin that it says it is."""
-    where = f"{group.rstrip('s')} {name!r} ({cls.__module__}:{getattr(cls, '__qualname__', cls)})"
+    place = f"{getattr(cls, '__module__', type(cls).__name__)}:{getattr(cls, '__qualname__', cls)}"
+    where = f"{group.rstrip('s')} {name!r} ({place})"
     if not inspect.isclass(cls):
         raise errors.PluginError(f"{where} is not a class", fix="point the entry point at the class")
     missing = [member for member in REQUIRED[group] if not _has(cls, member)]

@@ -217,7 +217,10 @@ def points(pairs: Iterable[tuple[Row, Score]], *, cost: Cost = "paid", vary: tup
             continue
         flops = int(statistics.median(value for value in spent if value is not None))
         first = rows[0]
-        transfer = flops - (first.flops.get("pretrain") or 0) if cost == "paid" else 0
+        pretrain = first.flops.get("pretrain") or 0
+        transfer = flops - pretrain if cost == "paid" else 0
+        # A run without pre-training, as training from scratch, has paid for transfer what its budget would have bought.
+        budget = first.budget if pretrain and first.budget else 0
         result.append(
             Point(
                 name=curve_name(first, vary),
@@ -225,7 +228,7 @@ def points(pairs: Iterable[tuple[Row, Score]], *, cost: Cost = "paid", vary: tup
                 axis=axis,
                 budget=first.budget,
                 flops=flops,
-                cost=max(flops, (first.budget or 0) + transfer) if flops else 0,
+                cost=max(flops, budget + transfer) if flops else 0,
                 estimate=summarise([score for _, score in group]),
                 rows=rows,
             )

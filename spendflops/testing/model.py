@@ -95,13 +95,15 @@ class Subject:
         source = self.dataset.source("train", features=self.views.features)
         return [source[i % len(source)] for i in range(4 * self.batch_size)]
 
-    @functools.cache  # noqa: B019
-    def batch(self, step: int = 0) -> dict[str, np.ndarray]:
-        """The batch of a step, on the host."""
-        size = self.batch_size
-        chosen = enumerate(self.samples[step * size : (step + 1) * size])
-        examples = [self.views(s, np.random.default_rng([step, i]), self.spec) for i, s in chosen]
-        return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+    @functools.cached_property
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """Those of four steps, on the host."""
+        made = []
+        for step in range(4):
+            chosen = enumerate(self.samples[step * self.batch_size : (step + 1) * self.batch_size])
+            examples = [self.views(s, np.random.default_rng([step, i]), self.spec) for i, s in chosen]
+            made.append({name: np.stack([e[name] for e in examples]) for name in examples[0]})
+        return made
 
     def optimizer(self, definition: Definition) -> optim.Optimizer:
         """Adam without decay; frozen groups stay frozen, late ones start at once."""
@@ -149,7 +151,7 @@ class Subject:
         """States and metrics after each of the steps."""
         made = []
         for number in steps:
-            state, metrics = self.step(state, self.batch(number), key=key, program=program)
+            state, metrics = self.step(state, self.batches[number], key=key, program=program)
             made.append((state, metrics))
         return made
 

@@ -53,8 +53,8 @@ def views(s: Subject) -> None:
     if missing:
         raise CheckFailed(f"the kit's samples have no {missing[0]!r}", fix="pass dataset=... with that feature")
     optional = [name.rstrip("?") for name in s.cls.inputs if name.endswith("?")]
-    wanted = {n: x for n, x in s.inputs().items() if n not in optional or n in s.batch()}
-    data.check_batch(s.batch(), wanted, s.cls.__name__)
+    wanted = {n: x for n, x in s.inputs().items() if n not in optional or n in s.batches[0]}
+    data.check_batch(s.batches[0], wanted, s.cls.__name__)
 
 
 @needs("views")
@@ -180,7 +180,7 @@ def repeats(s: Subject) -> None:
     """Traced again, the same step with the same key gives the same state, bit for bit; no global generator is used."""
     before = global_state()
     program = s.program()
-    again, _ = s.step(s.initial, s.batch(), program=program)
+    again, _ = s.step(s.initial, s.batches[0], program=program)
     if global_state() != before:
         raise CheckFailed("a global random generator is drawn from", fix="take keys from ctx.fork(name)")
     if bad := differences(s.trajectory[0][0], again):
@@ -232,7 +232,7 @@ def teacher(s: Subject) -> None:
     @jax.jit
     def targets(ema: Any) -> Any:
         module = s.definition.merge({**state["params"], **ema}, state["stats"])
-        return module.targets(dict(s.batch()), context())
+        return module.targets(dict(s.batches[0]), context())
 
     moved = jax.tree.map(lambda x: 1.5 * x + 0.1, state["ema"])
     given, other = targets(state["ema"]), targets(moved)
@@ -263,8 +263,8 @@ def couples_batch(s: Subject) -> None:
         raise Skipped("couples_batch is declared")
     state, batches = s.trajectory[-1][0], []
     for chosen in ((), (0,), (1,), (0, 1)):
-        batch = {name: x.copy() for name, x in s.batch(0).items()}
-        for name, x in s.batch(3).items():
+        batch = {name: x.copy() for name, x in s.batches[0].items()}
+        for name, x in s.batches[3].items():
             batch[name][list(chosen)] = x[list(chosen)]
         batches.append(float(s.step(state, batch)[1]["loss"]))
     none, first, second, both = batches
@@ -282,7 +282,7 @@ def learns(s: Subject) -> None:
     """Thirty steps of Adam on one batch lower the loss."""
     state, losses = s.initial, []
     for _ in range(30):
-        state, metrics = s.step(state, s.batch())
+        state, metrics = s.step(state, s.batches[0])
         losses.append(float(metrics["loss"]))
     if not np.mean(losses[-5:]) < np.mean(losses[:3]):
         raise CheckFailed(
@@ -306,8 +306,8 @@ def bfloat16(s: Subject) -> None:
         raise Skipped("neither the backbone nor the objective has compute_dtype")
     state = s.trajectory[-1][0]
     program = s.program(s.define(compute_dtype="bfloat16"))
-    _, wide = s.step(state, s.batch())
-    _, narrow = s.step(state, s.batch(), program=program)
+    _, wide = s.step(state, s.batches[0])
+    _, narrow = s.step(state, s.batches[0], program=program)
     a, b = float(wide["loss"]), float(narrow["loss"])
     if not (abs(a - b) <= 0.05 * max(abs(a), 0.1) and math.isfinite(narrow["grad_norm"])):
         raise CheckFailed(

@@ -60,6 +60,9 @@ def test_two_distributions_with_one_preset(world):
     entries.write_text(entries.read_text() + "[spendflops.gin]\nother = other_presets\n")
     with pytest.raises(ConfigError, match=r"2 distributions offer the preset methods/pulled.gin\n  why: other, tiny"):
         config.compose(objective="pulled", **TINY)
+    (world / "gin" / "methods").mkdir(parents=True)
+    (world / "gin" / "methods" / "pulled.gin").write_text("pulled/Stage.objective = @objectives.pull\n")
+    assert config.compose(objective="pulled", **TINY).chosen[1] == "objective pulled: preset gin/methods/pulled.gin"
     entries.write_text("[spendflops.gin]\nother = other_presets.nowhere\n")
     with pytest.raises(PluginError, match=r"other 2.0 declares presets in 'other_presets.nowhere'"):
         config.compose(objective="pulled", **TINY)
@@ -143,6 +146,13 @@ def test_preset_without_its_binding(world):
     (world / "gin" / "methods" / "bare.gin").write_text("bare/Stage.batch_size = 4\n")
     with pytest.raises(ConfigError, match=r"gin/methods/bare.gin does not bind bare/Stage.objective"):
         config.compose(objective="bare", **TINY)
+
+
+def test_path_for_a_data_preset_that_is_no_single_data_set(world):
+    (world / "gin" / "data").mkdir(parents=True)
+    (world / "gin" / "data" / "both.gin").write_text("DATASET = %BOTH\nBOTH = @datasets.dots()\n")
+    with pytest.raises(ConfigError, match=r"'both:here': this preset is no single data set"):
+        config.compose(objective="pull", **{**TINY, "dataset": "both:here"})
 
 
 def test_flag_that_a_nearer_binding_hides_is_an_error(world):

@@ -65,12 +65,16 @@ def stages_of(made):
     return [s for group in made.methods.values() for s in group] + [s for s in (made.finetune, made.scratch) if s]
 
 
+def built(file, *, strict):
+    """The root object; bindings of the files ``strict`` may not be idle as those of presets may."""
+    composition, root = composed(file)
+    own = {f"gin/{name}" for name in strict}
+    return build([dataclasses.replace(s, preset=s.preset and s.name not in own) for s in composition.sources], root)[0]
+
+
 @pytest.mark.parametrize("file", [f for f in FILES if f not in FRAGMENTS and not f.startswith("models/")])
 def test_file_loads_builds_abstractly_and_has_no_idle_binding(file):
-    composition, root = composed(file)
-    own = {f"gin/{name}" for name in (file, *(FRAGMENTS if root == "Study" else ()))}
-    sources = [dataclasses.replace(s, preset=s.preset and s.name not in own) for s in composition.sources]
-    made, _ = build(sources, root)
+    made = built(file, strict=[file])
     for stage in stages_of(made):
 
         def whole(stage=stage):
@@ -82,16 +86,16 @@ def test_file_loads_builds_abstractly_and_has_no_idle_binding(file):
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.startswith("models/")])
 def test_model_loads_builds_abstractly_and_has_its_size(file):
-    composition, root = composed(file)
-    sources = [dataclasses.replace(s, preset=s.preset and s.name != f"gin/{file}") for s in composition.sources]
-    stage = build(sources, root)[0].stages[0]
+    stage = built(file, strict=[file]).stages[0]
     state = jax.eval_shape(lambda: nnx.state(stage.backbone(rngs=nnx.Rngs(0)), nnx.Param))
     trained = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(state))
     assert trained == TRAINED[file.removeprefix("models/").removesuffix(".gin")]
 
 
-def test_every_fragment_is_part_of_a_study():
-    included = {s.name for f in FILES if f.startswith("studies/") for s in read(f)}
+def test_every_fragment_is_of_use_to_a_study():
+    # This one has all three methods and both kinds of transfer.
+    assert built("studies/quickstart.gin", strict=FRAGMENTS)
+    included = {source.name for source in read("studies/quickstart.gin")}
     assert {f"gin/{name}" for name in FRAGMENTS} <= included
 
 

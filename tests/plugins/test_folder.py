@@ -31,6 +31,7 @@ def labels(source):
 
 def test_class_folders_are_one_split(tmp_path):
     data = Folder(path=str(pictures(tmp_path / "pets", "dog/1.png", "cat/1.png", "cat/2.png")))
+    assert Folder(path=str(pictures(tmp_path / "cars/test", "bus/1.png"))).info.name == "cars/test"
     assert data.info.name == "pets" and data.info.classes == ("cat", "dog")
     assert set(data.info.features) == {"image", "label"}
     source = pickle.loads(pickle.dumps(data.source("all", features=("image", "label"))))

@@ -210,3 +210,10 @@ def test_unknown_cost_has_no_place(make_row):
     found = analyse([item, unknown])
     assert [p.name for p in found.points] == ["mae"]
     assert found.unplaced == (unknown,)
+
+
+def test_the_budget_of_training_from_scratch_is_not_paid_twice(make_row):
+    tuned = make_row("fine-tune", 10**12, transfer=2 * 10**11)
+    scratch = make_row("scratch", 10**12, flops=0, transfer=12 * 10**11)
+    placed = frontier.points([(row, row.scores[0]) for row in (tuned, scratch)])
+    assert [point.cost for point in placed] == [12 * 10**11, 12 * 10**11]

@@ -585,4 +585,4 @@ class Percent(SoundScore):
         return {"accuracy": 100 * super().result(merged, rows, info=info)["accuracy"]}
 
 
-SOUND = {"objectives": (Sound, Taught), "backbones": (Patches,), "datasets": (SoundData,), "evaluators": (SoundScore,)}
+SOUND = {"objectives": (Taught,), "backbones": (Patches,), "datasets": (SoundData,), "evaluators": (SoundScore,)}

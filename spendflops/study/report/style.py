@@ -48,7 +48,7 @@ th,td{{text-align:left;vertical-align:top;padding:6px 13px 6px 0;border-bottom:1
 thead th{{font-weight:600;color:var(--soft);vertical-align:bottom;border-bottom:1.5px solid var(--soft)}}
 tbody th{{font-weight:600;white-space:nowrap}}
 .n{{text-align:right;white-space:nowrap}}
-small,.sub{{color:var(--soft);font-size:.92em}}
+small,.sub{{color:var(--soft);font-size:.92em;overflow-wrap:anywhere}}
 .sub{{display:block;font-weight:400;white-space:nowrap}}
 td.v .sub{{white-space:normal}} td.v{{min-width:14.5em}} td.w{{min-width:8em}}
 tr.front th:first-child::before{{content:"\\25C6\\00A0"}}

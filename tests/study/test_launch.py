@@ -1,0 +1,193 @@
+"""A study in a folder: fair rows, stable names, nothing done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+
+import enginelib
+from enginelib import METHODS, accuracy, knn, stage
+
+from spendflops.contracts.errors import DivergedError
+from spendflops.engine.optim import adamw, sgd
+from spendflops.study import launch as launching
+from spendflops.study.grid import Study
+from spendflops.study.launch import Launch
+
+
+def study(*, lr=1e-3, **changes):
+    """Two methods with their frozen scores, a random backbone, a fine-tune and training from scratch."""
+    still = {"optimizer": adamw(lr=lr)}
+    transfer = stage("supervised", role="transfer", length="2e7", **still)
+    basics = {
+        "title": "Tiny",
+        "question": "Which?",
+        "methods": {m: (stage(m, **still),) for m in ("supervised", "mae")},
+        "budgets": ("3e7",),
+        "seeds": (0,),
+        "random": (stage("supervised", **still),),
+        "evaluations": (knn(),),
+        "primary": "knn",
+        "finetune": transfer,
+        "scratch": transfer,
+        "transfer_evaluations": (accuracy(),),
+    }
+    return Study(**{**basics, **changes})
+
+
+def run(wanted, folder, **options):
+    said = []
+    return Launch(study=wanted, folder=folder, quiet=True, say=said.append, **options).run(), said
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    report, said = run(study(), folder)
+    return folder, report, said
+
+
+def by_label(report):
+    return {r.label: r for r in report.rows}
+
+
+def features(folder, row):
+    """The scores of a row before they are rounded to a table."""
+    return json.loads((folder / "rows" / row.run_id / "result.json").read_text())["scores"]
+
+
+def test_rows_and_their_costs(first):
+    folder, report, said = first
+    assert [(r.label, r.kind) for r in report.rows] == [
+        ("random", "baseline"),
+        ("supervised", "method"),
+        ("mae", "method"),
+        (next(r.label for r in report.rows if r.kind == "transfer"), "transfer"),
+        ("scratch", "baseline"),
+    ]
+    rows = by_label(report)
+    assert rows["random"].flops["pretrain"] == 0 and rows["random"].status == "ok"
+    for method in ("supervised", "mae"):
+        row = rows[method]
+        assert 0 < row.flops["pretrain"] <= 3e7 and row.flops["pretrain"] == row.hardware_flops
+        assert sum(row.phases.values()) == row.flops["pretrain"]
+    tuned = next(r for r in report.rows if r.kind == "transfer")
+    parent = rows[tuned.label.removeprefix("fine-tune of ")]
+    assert (
+        tuned.flops["pretrain"] == parent.flops["pretrain"] and tuned.seconds["pretrain"] == parent.seconds["pretrain"]
+    )
+    # Training from scratch may spend what the route spends: the budget and the fine-tune.
+    assert rows["scratch"].flops["transfer"] <= 3e7 + tuned.flops["transfer"]
+    assert {s.evaluator for s in tuned.scores} == {"knn", "accuracy"} and len(said) >= 5
+    assert report.overlap and (folder / "rows" / tuned.run_id / "result.json").exists()
+
+
+def test_finished_rows_are_never_run_again_wherever_the_study_is_called_from(first, monkeypatch):
+    folder, report, _ = first
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setattr(launching, "run_recipe", _only_finished(launching.run_recipe))
+    again, said = run(study(), Path(folder.name))
+    assert [r.run_id for r in again.rows] == [r.run_id for r in report.rows]
+    assert sum("finished, not run again" in line for line in said) == 5
+    assert [r.scores for r in again.rows] == [r.scores for r in report.rows]
+
+
+def _only_finished(run_recipe):
+    def refuse(recipe, folder, **options):
+        assert (folder / "result.json").exists(), f"{folder} runs again"
+        return run_recipe(recipe, folder, **options)
+
+    return refuse
+
+
+@pytest.mark.slow
+def test_a_learning_rate_of_zero_gives_exactly_the_scores_of_a_random_backbone(tmp_path):
+    still = study(lr=0.0, finetune=None, scratch=None, transfer_evaluations=())
+    report, _ = run(still, tmp_path)
+    rows = by_label(report)
+    assert features(tmp_path, rows["supervised"]) == features(tmp_path, rows["random"])
+    assert features(tmp_path, rows["mae"]) == features(tmp_path, rows["random"])
+
+
+def test_backbones_start_alike_whatever_the_method_and_differ_between_seeds(tmp_path):
+    from enginelib import leaves, recipe
+
+    from spendflops.engine.load import load
+    from spendflops.engine.loop import run_recipe
+
+    made = {}
+    for method, seed in (("mae", 0), ("supervised", 0), ("mae", 1)):
+        folder = tmp_path / f"{method}-{seed}"
+        run_recipe(recipe(stage(method), budget="0", seed=seed), folder, quiet=True)
+        made[method, seed] = leaves(load(folder).params["backbone"])
+    assert made["mae", 0] == made["supervised", 0]
+    kernels = [p for p in made["mae", 0] if p.endswith("kernel")]
+    assert kernels and all(made["mae", 0][p] != made["mae", 1][p] for p in kernels)
+
+
+@pytest.mark.slow
+def test_another_seed_changes_every_score_and_no_price(tmp_path):
+    from enginelib import recipe, rows
+
+    from spendflops.engine.loop import run_recipe
+
+    results = [
+        run_recipe(recipe(stage("supervised"), budget="3e7", seed=seed, log_every=1), tmp_path / str(seed), quiet=True)
+        for seed in (0, 1)
+    ]
+    losses = [[r["loss"] for r in rows(tmp_path / str(seed) / "metrics.jsonl")] for seed in (0, 1)]
+    assert all(a != b for a, b in zip(*losses, strict=True))
+    assert results[0]["flops"] == results[1]["flops"] and results[0]["phases"] == results[1]["phases"]
+
+
+def test_failed_rows_are_kept_and_run_again_on_request_only(tmp_path, monkeypatch):
+    wanted = study(finetune=None, scratch=None, transfer_evaluations=(), random=None)
+    wild = dataclasses.replace(wanted, methods={"wild": (stage("mae", optimizer=sgd(lr=1.0)),)}, budgets=("1e7",))
+    calls = []
+
+    def failing(recipe, folder, **options):
+        calls.append(folder)
+        raise DivergedError("stage 'mae' diverged at step 3", fix="a lower learning rate")
+
+    real = launching.run_recipe
+    monkeypatch.setattr(launching, "run_recipe", failing)
+    report, said = run(wild, tmp_path)
+    assert report.rows[0].status == "failed: stage 'mae' diverged at step 3" and len(calls) == 1
+    body = json.loads((calls[0] / "failed.json").read_text())
+    assert body["exit_code"] == 5 and "DivergedError" in body["traceback"]
+    report, said = run(wild, tmp_path)
+    assert len(calls) == 1 and "--retry runs it again" in said[-1]
+    monkeypatch.setattr(launching, "run_recipe", real)
+    report, _ = run(wild, tmp_path, retry=True)
+    assert report.rows[0].status == "ok" and not (calls[0] / "failed.json").exists()
+
+
+IDS = """
+import json, pathlib, sys
+sys.path.insert(0, str(pathlib.Path({tests!r}) / "study"))
+from test_launch import study
+print(json.dumps([p.run_id for p in study(seeds=(0, 1)).pretraining()]))
+"""
+
+
+def test_names_of_rows_are_the_same_in_every_process():
+    text = IDS.format(tests=str(Path(__file__).parents[1]))
+    here = [p.run_id for p in study(seeds=(0, 1)).pretraining()]
+    assert len(set(here)) == 6
+    assert enginelib.python(text, PYTHONHASHSEED="1") == enginelib.python(text, PYTHONHASHSEED="2") == here
+
+
+def test_names_follow_everything_that_matters():
+    plain = [p.run_id for p in study().pretraining()]
+    hotter = [p.run_id for p in study(lr=2e-3).pretraining()]
+    deeper = functools.partial(METHODS["mae"], mask_ratio=0.5)
+    other = study(methods={"supervised": (stage("supervised"),), "mae": (stage(objective=deeper, name="mae"),)})
+    assert not set(plain) & set(hotter)
+    assert [a == b for a, b in zip(plain, [p.run_id for p in other.pretraining()], strict=True)] == [True, True, False]
