@@ -2,7 +2,6 @@
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
-TAG = $(shell $(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])')
 
 .PHONY: quickstart test test-slow test-mutations lint bench wheel clean
 
@@ -11,7 +10,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints/$(TAG).txt -e '.[dev]'
+	tag=$$($(BIN)/python -c 'import sys; print("py%d%d" % sys.version_info[:2])') && \
+	    $(BIN)/python -m pip install --quiet -c constraints/$$tag.txt -e '.[dev]'
 	@touch $@
 
 quickstart: $(VENV)/.installed
