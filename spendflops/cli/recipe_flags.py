@@ -29,12 +29,14 @@ def load(known: flags.FlagValues, root: str, base: str | None = None) -> Any:
     bindings = list(known.gin)
     if known.seed is not None:
         bindings.append(f"Study.seeds = ({known.seed},)" if root == "Study" else f"Recipe.seed = {known.seed}")
+    if known.budget is not None and root == "Study":
+        bindings.append(f"Study.budgets = ({known.budget!r},)")
     composition = config.compose(
         objective=known.objective,
         backbone=known.backbone,
         dataset=known.dataset,
         eval_dataset=known.eval_dataset,
-        budget=known.budget,
+        budget=None if root == "Study" else known.budget,
         gin_files=known.gin_file,
         bindings=bindings,
         base=base,

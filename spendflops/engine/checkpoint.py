@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from spendflops.contracts import errors
+from spendflops.engine import sharding
 from spendflops.engine.rundir import storage_error, write_atomically
 
 DIGEST = "sha256"
@@ -33,7 +34,8 @@ class Checkpoints:
         )
         logging.set_verbosity(logging.ERROR)
         try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            handler = ocp.StandardCheckpointHandler()
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
         except OSError as error:
             raise storage_error(self.folder, error) from error
 
@@ -86,12 +88,14 @@ class Checkpoints:
         return None
 
     def restore_raw(self, step: int | None = None) -> Any:
-        """The newest checkpoint as host arrays, without knowing its shapes."""
+        """The newest checkpoint, whatever its shapes and the devices that it was saved from."""
         step = step if step is not None else (self.steps() or [None])[-1]
         if step is None:
             raise errors.DataError(f"there is no checkpoint in {self.folder}", fix="give a run that has finished")
         self._check(step)
-        return self._manager.restore(step, args=ocp.args.StandardRestore())
+        shapes = self._manager.item_metadata(step).tree
+        like = jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), shapes)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def _check(self, step: int) -> None:
         digest = self.folder / str(step) / DIGEST

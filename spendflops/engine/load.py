@@ -97,13 +97,13 @@ def load(run: str | os.PathLike[str], *, stage: str | None = None) -> Model:
             f"{run} is not a run directory", why="it has no config.json", fix="give the --workdir of a run"
         )
     stages = body["config"]["stages"]
-    names = list(body["resolved"]["steps"])
+    names = body["resolved"]["stages"]
     if stage is not None and stage not in names:
         raise errors.ConfigError(f"the run has no stage {stage!r}{errors.suggest(stage, names)}")
     name = stage or names[-1]
     chosen = stages[names.index(name)]
     info = DatasetInfo(**body["resolved"]["info"][name])
-    definition = define(factory(chosen["backbone"]), factory(chosen["objective"]), info=info)
+    definition = define(*(factory(f"{kind}s", chosen[kind]) for kind in ("backbone", "objective")), info=info)
     state = _restore(Path(run), name)
     params, stats = transferred(definition, state)
     return Model(definition=definition, params=params, stats=stats, spec=definition.example.backbone.spec, stage=name)
@@ -120,25 +120,11 @@ def _restore(run: Path, stage: str) -> Tree:
         checkpoints.close()
 
 
-def factory(described: Mapping[str, Any]) -> Callable[..., Any]:
+def factory(group: str, described: Mapping[str, Any]) -> Callable[..., Any]:
     """The factory of a plugin from its stored description."""
     name = described["@"]
-    options = {k: _plain(v) for k, v in described.items() if k != "@"}
-    if ":" in name:
-        cls = registry.load("objectives" if "backbone" in _parameters(name) else "backbones", name)
-    else:
-        group, _, plugin = name.partition(".")
-        cls = registry.load(group, plugin)
-    return functools.partial(cls, **options)
-
-
-def _parameters(path: str) -> list[str]:
-    import importlib
-    import inspect
-
-    module, _, attribute = path.partition(":")
-    target = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    return list(inspect.signature(target).parameters)
+    cls = registry.load(group, name if ":" in name else name.partition(".")[2])
+    return functools.partial(cls, **{k: _plain(v) for k, v in described.items() if k != "@"})
 
 
 def _plain(value: Any) -> Any:

@@ -129,6 +129,7 @@ def _run(recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[st
     names = [s.label for s in recipe.stages]
     directory.settle(
         {
+            "stages": names,
             "steps": dict(zip(names, built.steps, strict=True)),
             "flops_per_step": {n: b.train.cost().total for n, b in zip(names, built.stages, strict=True)},
             "info": {s.label: dataclasses.asdict(s.dataset.info) for s in recipe.stages},

@@ -117,10 +117,6 @@ class RunDir:
         """Writes ``status.json``: state, heartbeat, exit code."""
         write_atomically(self.path / "status.json", json.dumps({"time": time.time(), **fields}, sort_keys=True))
 
-    def read_status(self) -> dict[str, Any]:
-        """The last status, empty if there is none."""
-        return read_json(self.path / "status.json") or {}
-
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run."""
         return read_json(self.path / "result.json")

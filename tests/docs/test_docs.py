@@ -95,7 +95,8 @@ def test_no_path_of_a_machine(document):
 
 
 def test_the_checks_see_what_is_wrong():
-    text = "Read `engine/nothing.py` and `recipes/none.gin`:\n```bash\nspendflops plan --budgett 1e9 \\\n  --json | tail\n```\n"
+    block = "```bash\nspendflops plan --budgett 1e9 \\\n  --json | tail\n```\n"
+    text = f"Read `engine/nothing.py` and `recipes/none.gin`:\n{block}"
     assert list(paths(text)) == ["engine/nothing.py", "recipes/none.gin"]
     assert not exists("engine/nothing.py", "README.md") and not exists("recipes/none.gin", "README.md")
     assert list(commands(text)) == [("plan", ["budgett", "json"])]

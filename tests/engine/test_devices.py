@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enginelib
+import numpy as np
 import pytest
 
 RUN = """
@@ -24,6 +25,15 @@ for method in methods:
     }
 print(json.dumps(found))
 """
+LOAD = """
+import json, sys
+import jax, numpy as np
+from enginelib import recipe, stage
+from spendflops.engine.load import load
+model = load(sys.argv[1])
+features = model.features(np.full((2, 16, 16, 3), 99, np.uint8))["summary"]
+print(json.dumps([jax.device_count(), features.astype(float).tolist()]))
+"""
 EIGHT = "--xla_force_host_platform_device_count=8"
 
 
@@ -40,3 +50,10 @@ def test_eight_devices_do_what_one_does(methods, tmp_path):
         assert a["model"] == b["model"] == a["hardware"]
         # Work that every device repeats is counted once for each: hardware FLOPs may be a little more.
         assert 1 <= b["hardware"] / b["model"] < 1.05
+
+
+@pytest.mark.slow
+def test_a_model_that_eight_devices_trained_is_used_and_trained_on_by_one(tmp_path):
+    enginelib.python(RUN, tmp_path, "mae", XLA_FLAGS=EIGHT)
+    (count, there), (one, here) = (enginelib.python(LOAD, tmp_path / "mae", XLA_FLAGS=f) for f in (EIGHT, ""))
+    assert (count, one) == (8, 1) and np.allclose(there, here, rtol=1e-4, atol=1e-5)

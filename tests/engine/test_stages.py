@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
 import numpy as np
 import pytest
-from enginelib import accuracy, knn, leaves, outcome, recipe, rows, stage, wasted
+from enginelib import METHODS, accuracy, knn, leaves, outcome, recipe, rows, stage, wasted
+from spendflops_plugins.mae import MAE
 
 from spendflops.accounts.ledger import Ledger
 from spendflops.contracts.errors import ConfigError, DataError
@@ -182,3 +184,24 @@ def test_mistakes_of_recipes_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(DataError, match="nowhere is not a finished run"):
         run_recipe(recipe(missing, budget=None), tmp_path, quiet=True)
     assert json.loads((tmp_path / "status.json").read_text())["exit_code"] == 3
+
+
+class Mine(MAE):
+    """An objective of no distribution, in a stage whose name comes first in the alphabet."""
+
+
+def test_the_last_stage_is_loaded_by_its_place_and_a_class_by_its_path(tmp_path):
+    mine = functools.partial(Mine, **METHODS["mae"].keywords)
+    late = stage(objective=mine, name="after", share=0.5, init=(InitFrom(stage="supervised"),))
+    run_recipe(recipe(stage("supervised", share=0.5), late, budget="0"), tmp_path, quiet=True)
+    model = load(tmp_path)
+    assert model.stage == "after" and type(model.definition.example) is Mine
+    assert load(tmp_path, stage="supervised").definition.example.head.kernel.shape == (16, 4)
+    features = model.features(np.zeros((2, 16, 16, 3), np.uint8))
+    assert features["summary"].shape == features["mean_tokens"].shape == (2, 16) and "logits" not in features
+    with pytest.raises(ConfigError, match=r"images are float64\[2, 16, 16, 3\]"):
+        model.features(np.zeros((2, 16, 16, 3)))
+    with pytest.raises(ConfigError, match=r"no stage 'suprevised' \(did you mean 'supervised'\?\)"):
+        load(tmp_path, stage="suprevised")
+    with pytest.raises(DataError, match="is not a run directory"):
+        load(tmp_path / "nowhere")
