@@ -10,7 +10,7 @@ import numpy as np
 from spendflops.contracts.errors import DataError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
-from spendflops.parts.metrics import count_correct
+from spendflops.parts.metrics import PARTS, binomial_spread, count_correct
 from spendflops.parts.preprocess import Resize
 
 
@@ -23,6 +23,7 @@ class Accuracy(Evaluator):
     def __init__(self):
         self.protocol = "accuracy/1:top1:resize=squash"
         self.primary = "accuracy"
+        self.spread = f"{PARTS} equal parts of the test images, binomial"
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
         """The whole image at the model's size, and its label."""
@@ -35,7 +36,7 @@ class Accuracy(Evaluator):
     def result(
         self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo
     ) -> dict[str, float]:
-        """``accuracy`` in 0..1 and ``examples``.
+        """``accuracy`` in 0..1, its binomial ``accuracy_sd`` over ``accuracy_n`` parts of the test, and ``examples``.
 
         Raises:
             DataError: No examples, or labels that are none of the model's classes.
@@ -49,4 +50,5 @@ class Accuracy(Evaluator):
                 why="the model was built for another set of classes, or examples have no label",
                 fix="evaluate on the data set whose classes the model has",
             )
-        return {"accuracy": correct / count, "examples": count}
+        deviation = binomial_spread(correct / count, count)
+        return {"accuracy": correct / count, "accuracy_sd": deviation, "accuracy_n": PARTS, "examples": count}

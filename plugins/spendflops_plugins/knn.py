@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
+from spendflops.parts.metrics import PARTS, binomial_spread
 from spendflops.parts.preprocess import Resize
 
 _QUERIES, _BANK = 256, 16_384
@@ -42,6 +43,7 @@ class KNN(Evaluator):
         self._k, self._temperature = k, temperature
         self.protocol = f"knn/1:summary:k={k}:T={temperature:g}:resize=squash"
         self.primary = "accuracy"
+        self.spread = f"{PARTS} equal parts of the test images, binomial"
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
         """The whole image at the model's size, and its label."""
@@ -55,7 +57,7 @@ class KNN(Evaluator):
     def result(
         self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo
     ) -> dict[str, float]:
-        """``accuracy`` in 0..1.
+        """``accuracy`` in 0..1 and its binomial ``accuracy_sd`` over ``accuracy_n`` parts of the queries.
 
         Raises:
             DataError: Fewer bank examples than neighbours, no queries, or labels below 0.
@@ -78,7 +80,9 @@ class KNN(Evaluator):
             vote(*neighbours(part, features, self._k), bank["label"], self._temperature, classes)
             for part in _chunks(normalised(query["feature"]), _QUERIES)
         ]
-        return {"accuracy": float(np.mean(np.concatenate(predicted) == query["label"]))}
+        accuracy = float(np.mean(np.concatenate(predicted) == query["label"]))
+        deviation = binomial_spread(accuracy, len(query["label"]))
+        return {"accuracy": accuracy, "accuracy_sd": deviation, "accuracy_n": PARTS}
 
 
 def normalised(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:

@@ -277,7 +277,9 @@ def _train(
             last = done == steps
             if last or done % run.recipe.log_every == 0:
                 _check_finite(metrics, stage, step)
-                shown.row(done, {n: float(v) for n, v in metrics.items()}, flops=spent_before + done * flops)
+                shown.row(
+                    done, {n: float(v) for n, v in metrics.items() if n != "health"}, flops=spent_before + done * flops
+                )
                 run.directory.status(state="running", pid=os.getpid(), stage=stage.label, step=done, steps=steps)
             if last or done % run.recipe.checkpoint_every == 0:
                 _check_finite(metrics, stage, step)
@@ -294,9 +296,9 @@ def _train(
 
 
 def _check_finite(metrics: Mapping[str, Any], stage: Stage, step: int) -> None:
-    if math.isfinite(float(metrics["loss"])) and math.isfinite(float(metrics["grad_norm"])):
+    if math.isfinite(float(metrics["health"])):
         return
-    bad = [name for name, value in metrics.items() if not math.isfinite(float(value))]
+    bad = [name for name, value in metrics.items() if name != "health" and not math.isfinite(float(value))]
     raise errors.DivergedError(
         f"stage {stage.label!r} diverged at step {step}: {', '.join(bad)} is not finite",
         why=f"learning rate {float(metrics['lr']):.3g}, gradient norm {float(metrics['grad_norm']):.3g}",

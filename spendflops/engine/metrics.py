@@ -28,6 +28,7 @@ class MetricsLog:
         self.folder, self.quiet = folder, quiet
         self.path = folder / "metrics.jsonl"
         self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        self.bar: Progress | None = None
         self._events: Any = None
 
     def stage(self, name: str, *, steps: int, flops_per_step: int, examples_per_step: int) -> StageLog:
@@ -78,7 +79,9 @@ class MetricsLog:
         self._events.add_event(Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values)))
 
     def close(self) -> None:
-        """Flushes the events."""
+        """Flushes the events, and gives the terminal back its cursor."""
+        if self.bar is not None:
+            self.bar.stop()
         if self._events is not None:
             self._events.close()
 
@@ -92,7 +95,6 @@ class StageLog:
         self._flops, self._examples = flops_per_step, examples_per_step
         self._last = (time.perf_counter(), 0.0, None)
         self._begun = time.perf_counter()
-        self._bar: Progress | None = None
 
     def row(self, step: int, metrics: dict[str, float], *, flops: int) -> None:
         """Writes and shows a row.
@@ -140,11 +142,13 @@ class StageLog:
         self._log.console.print(f"{self._name} {row['step']}/{self._steps} ({share:.0%}), {text}{eta}", soft_wrap=True)
 
     def _advance(self, step: int, text: str) -> None:
-        if self._bar is None:
+        bar = self._log.bar
+        if bar is None:
             columns = (TextColumn(self._name), BarColumn(20), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._log.console)
-            self._bar.add_task("", total=self._steps)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=step, description=text)
+            bar = self._log.bar = Progress(*columns, console=self._log.console)
+            bar.add_task("", total=self._steps)
+            bar.start()
+        bar.update(bar.task_ids[0], completed=step, description=text)
         if step >= self._steps:
-            self._bar.stop()
+            bar.stop()
+            self._log.bar = None

@@ -43,7 +43,7 @@ class Clip:
 
         if self.per == "tensor":
             return {p: g * shrink(jnp.linalg.norm(g.reshape(-1))) for p, g in gradients.items()}
-        factor = shrink(optax.global_norm(gradients))
+        factor = shrink(optax.tree.norm(gradients))
         return {p: g * factor for p, g in gradients.items()}
 
 
@@ -120,7 +120,7 @@ class Optimizer:
         """
         flat = flatten(params)
         lr, decay = as_schedule(self.lr)(ctx), as_schedule(self.weight_decay)(ctx)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         gradients = self.clip(gradients) if self.clip else gradients
         new_states = {}
         for i, (group, paths) in enumerate(self.assign(params, objective)):

@@ -19,7 +19,8 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
     """``(state, batch, run) -> (state, metrics)`` for one step.
 
     ``run`` is ``{"key", "steps"}``: the stage's random key and its length are arguments, so that one compilation serves
-    every budget and seed. Metrics are float32 scalars: ``loss``, the objective's own, ``lr``, ``grad_norm``.
+    every budget and seed. Metrics are float32 scalars: ``loss``, the objective's own, ``lr``, ``grad_norm``,
+    ``health``.
     """
     objective = definition.example
     trained = frozenset(optimizer.trained(definition.params, objective))
@@ -55,7 +56,8 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
                 ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, teacher_of(objective, params))
 
         new = {"step": state["step"] + 1, "params": params, "stats": stats, "ema": ema, "opt": opt}
-        return new, {**metrics, "loss": value, **shown}
+        # One number to read at every step: it is finite only if both are.
+        return new, {**metrics, "loss": value, **shown, "health": value + shown["grad_norm"]}
 
     return step
 

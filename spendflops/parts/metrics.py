@@ -105,6 +105,18 @@ def bilinear_matrix(size: int, target: int) -> Float[np.ndarray, "target size"]:
     return matrix
 
 
+PARTS = 10
+"""Parts of a test set in :func:`binomial_spread`."""
+
+
+def binomial_spread(accuracy: float, count: int) -> float:
+    """Standard deviation of the accuracy of ``PARTS`` equal parts of ``count`` independent examples.
+
+    Divided by sqrt(PARTS) it is the binomial standard error of the whole; it does not depend on an order.
+    """
+    return float(np.sqrt(accuracy * (1 - accuracy) * PARTS / count))
+
+
 def spread(values: list[float]) -> float:
     """Sample standard deviation (n - 1); NaN for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

@@ -98,13 +98,14 @@ def _score(score: Mapping[str, Any]) -> Score:
     dataset, _, split = place.partition(":")
     scale = 100 if score["unit"] == "%" else 1
     sd = values.get(f"{primary}_sd")
+    count = int(values.get(f"{primary}_n", max(len(parts), 1)))
     return Score(
         evaluator=score["evaluation"],
         protocol=score["protocol"],
         metric=primary,
         value=scale * values[primary],
-        sd=None if sd is None or len(parts) < 2 else scale * sd,
-        n=max(len(parts), 1),
+        sd=None if sd is None or count < 2 else scale * sd,
+        n=count,
         spread=score["spread"],
         higher_is_better=score["higher_is_better"],
         dataset=dataset,

@@ -25,7 +25,7 @@ from spendflops.testing.kit import CheckFailed, Skipped, needs
 from spendflops.testing.model import Subject, context, has_option
 from spendflops.testing.samples import differences, global_state, listed
 
-RESERVED = ("loss", "lr", "grad_norm")
+RESERVED = ("loss", "lr", "grad_norm", "health")
 
 
 def builds(s: Subject) -> None:

@@ -15,7 +15,6 @@ from spendflops.contracts import errors, registry
 def site(tmp_path, monkeypatch):
     """Writes distributions into a folder that Python looks into."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
 
     def install(name, version, points, **modules):
         info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -28,7 +27,7 @@ def site(tmp_path, monkeypatch):
         return tmp_path
 
     yield install
-    for module in set(sys.modules) - before:
+    for module in [name for name in sys.modules if name.startswith("reg_")]:
         del sys.modules[module]
 
 

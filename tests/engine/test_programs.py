@@ -46,7 +46,7 @@ def test_one_compilation_serves_all_budgets_and_seeds_of_a_method(tmp_path):
     # A width and a batch size that no other test compiles.
     own = {"backbone": functools.partial(VIT, dim=24), "batch_size": 5}
     count = COMPILATIONS.count
-    for number, (budget, seed) in enumerate([("2 steps", 0), ("3 steps", 1), ("1e7", 2), ("0 steps", 3)]):
+    for number, (budget, seed) in enumerate([("2 steps", 0), ("1e7", 1), ("0 steps", 2)]):
         run_recipe(recipe(stage(**own), budget=budget, seed=seed), tmp_path / str(number), quiet=True)
     assert COMPILATIONS.count - count == 2  # the initial values and the step
     assert build_stage(stage(**own)) is build_stage(stage(**own, share=0.5, split="test"))
@@ -117,7 +117,7 @@ def test_t8_masked_autoencoders_cost_the_published_flops(case):
 
 
 PLAN = """
-import functools, json, resource, time
+import functools, json, resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
 import jax
 from enginelib import stage
@@ -130,14 +130,15 @@ huge = functools.partial(ViT, patch_size=14, dim=1280, depth=32, heads=16)
 started = time.time()
 flops = [
     build_stage(stage(objective=o, backbone=huge, batch_size=1024, dataset=Thousand())).train.cost().total
-    for o in (MAE, Supervised)
+    for o in {"mae": [MAE], "both": [MAE, Supervised]}[sys.argv[1]]
 ]
 print(json.dumps([flops, time.time() - started, len(jax.live_arrays())]))
 """
 
 
-def test_a_huge_model_is_planned_in_seconds_without_memory():
-    (mae, supervised), seconds, arrays = enginelib.python(PLAN)
-    assert mae / 1024 == pytest.approx(290.99e9, rel=1e-4)
-    assert supervised > mae and arrays == 0
+@pytest.mark.parametrize("which", ["mae", pytest.param("both", marks=pytest.mark.slow)])
+def test_a_huge_model_is_planned_in_seconds_without_memory(which):
+    flops, seconds, arrays = enginelib.python(PLAN, which)
+    assert flops[0] / 1024 == pytest.approx(290.99e9, rel=1e-4)
+    assert flops == sorted(flops) and arrays == 0
     assert seconds < 60  # 8 on an idle machine

@@ -14,6 +14,7 @@ import pytest
 from enginelib import Process, call, environment, outcome, reached, recipe, rows, wasted, write_gin
 
 from spendflops import config
+from spendflops.cli.main import main
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.loop import run_recipe
@@ -161,11 +162,12 @@ def test_no_readable_checkpoint_at_all_is_an_error_that_names_them(tmp_path):
         run_recipe(wanted, tmp_path, quiet=True)
 
 
-def test_another_configuration_in_a_folder_is_refused_with_the_difference(whole, tmp_path, cache):
+def test_another_configuration_in_a_folder_is_refused_with_the_difference(whole, tmp_path, capsys):
     folder, _ = whole
     other = write_gin(tmp_path, steps=STEPS, every=EVERY, lr=5e-3)
-    code, _, text = call("train", "--gin_file", other, "--workdir", folder, cache=cache)
-    assert code == 2 and "holds a run of another configuration" in text
+    assert main(["train", "--gin_file", str(other), "--workdir", str(folder)]) == 2
+    text = capsys.readouterr().err
+    assert "holds a run of another configuration" in text
     assert '-    "lr": 0.001' in text and '+    "lr": 0.005' in text, text
 
 

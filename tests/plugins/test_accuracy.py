@@ -20,7 +20,9 @@ def test_against_a_loop_for_any_batch_size_and_order():
     correct = sum(max(range(5), key=lambda c: logits[i, c]) == labels[i] for i in range(23))
     for batch_size in (1, 4, 23, 32):
         result = run(logits, labels, batch_size=batch_size)
-        assert result == {"accuracy": correct / 23, "examples": 23}
+        p = correct / 23
+        assert result == {"accuracy": p, "accuracy_sd": pytest.approx((p * (1 - p) / 2.3) ** 0.5), "accuracy_n": 10,
+                          "examples": 23}  # fmt: skip
     assert run(logits, labels, order=rng.permutation(23)) == result
 
 
