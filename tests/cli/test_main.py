@@ -70,10 +70,8 @@ class Verb:
         raise self.error
 
 
-@pytest.mark.parametrize("error, code", [(ValueError("odd"), 1), (KeyboardInterrupt(), 130), (BrokenPipeError(), None)])
+@pytest.mark.parametrize("error, code", [(ValueError("odd"), 1), (KeyboardInterrupt(), 130)])
 def test_what_nobody_foresaw(error, code, capsys, monkeypatch):
-    if code is None:
-        pytest.skip("replaces standard output: see the pipe test")
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: Verb(error))
     assert main(["plan"]) == code
     text = capsys.readouterr().err
@@ -151,7 +149,7 @@ TREE_MODE = {"NNX_GRAPH_MODE": "false", "NNX_GRAPH_UPDATES": "false"}
 
 
 def test_a_recipe_runs_in_the_tree_mode_of_nnx(tmp_path):
-    gin = write_gin(tmp_path, steps=2, every=2)
+    gin = write_gin(tmp_path, steps=2, every=2, evaluate=False)
     code, _, text = call("train", "--gin_file", gin, "--workdir", tmp_path / "run", "--quiet", **TREE_MODE)
     assert code == 0, text
     assert json.loads((tmp_path / "run" / "result.json").read_text())["stages"][0]["steps"] == 2

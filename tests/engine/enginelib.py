@@ -59,7 +59,7 @@ def recipe(*stages, **changes):
 
 
 GIN = """
-Recipe.stages = (@{method}/Stage(),)
+Recipe.stages = (@mae/Stage(),)
 Recipe.evaluations = (@Evaluation(),)
 Recipe.budget = '{steps} steps'
 Recipe.log_every = 3
@@ -85,10 +85,11 @@ Evaluation.batch_size = 16
 """
 
 
-def write_gin(folder, *, steps=40, every=8, lr=1e-3, method="mae", more=""):
+def write_gin(folder, *, steps=40, every=8, lr=1e-3, evaluate=True):
     """A gin file that trains ``steps`` steps, and its path."""
     path = Path(folder) / f"tiny-{steps}-{every}-{lr}.gin"
-    path.write_text(GIN.format(steps=steps, every=every, lr=lr, method=method) + more)
+    lines = GIN.format(steps=steps, every=every, lr=lr).splitlines()
+    path.write_text("\n".join(line for line in lines if evaluate or "valuation" not in line) + "\n")
     return path
 
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import enginelib
+import jax
 import numpy as np
 import pytest
+from enginelib import recipe, rows, stage
+
+from spendflops.engine.build import build_stage
+from spendflops.engine.loop import run_recipe
+
+
+def measured(folder, methods):
+    """Losses and prices of three steps, on the devices of this process."""
+    found = {"devices": jax.device_count()}
+    for method in methods:
+        one = stage(method, batch_size=16)
+        run_recipe(recipe(one, budget="3 steps", log_every=1), folder / method, quiet=True)
+        program = build_stage(one).train
+        found[method] = {
+            "losses": [r["loss"] for r in rows(folder / method / "metrics.jsonl")],
+            "model": program.cost().total,
+            "hardware": program.cost(hardware=True).total,
+        }
+    return found
+
 
 RUN = """
 import json, pathlib, sys
-import jax
-from enginelib import recipe, rows, stage, accuracy
-from spendflops.engine.build import build_stage
-from spendflops.engine.loop import run_recipe
-folder, methods = pathlib.Path(sys.argv[1]), sys.argv[2:]
-found = {"devices": jax.device_count()}
-for method in methods:
-    one = stage(method, batch_size=16)
-    run_recipe(recipe(one, budget="3 steps", log_every=1), folder / method, quiet=True)
-    program = build_stage(one).train
-    found[method] = {
-        "losses": [r["loss"] for r in rows(folder / method / "metrics.jsonl")],
-        "model": program.cost().total,
-        "hardware": program.cost(hardware=True).total,
-    }
-print(json.dumps(found))
+from test_devices import measured
+print(json.dumps(measured(pathlib.Path(sys.argv[1]), sys.argv[2:])))
 """
 LOAD = """
 import json, sys
@@ -41,7 +48,7 @@ EIGHT = "--xla_force_host_platform_device_count=8"
     "methods", [["mae"], pytest.param(["supervised", "simclr"], marks=pytest.mark.slow)], ids=lambda m: m[0]
 )
 def test_eight_devices_do_what_one_does(methods, tmp_path):
-    one = enginelib.python(RUN, tmp_path / "one", *methods, XLA_FLAGS="")
+    one = measured(tmp_path / "one", methods)
     eight = enginelib.python(RUN, tmp_path / "eight", *methods, XLA_FLAGS=EIGHT)
     assert (one["devices"], eight["devices"]) == (1, 8)
     for method in methods:
