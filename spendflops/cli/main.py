@@ -38,7 +38,20 @@ exit codes: 0 ok, 1 unexpected, 2 usage or configuration, 3 data, 4 out of memor
 
 def run() -> None:
     """The console script."""
+    if sys.argv[1:2] in (["study"], ["train"]):
+        _start_with_huge_pages()
     sys.exit(main(sys.argv[1:]))
+
+
+def _start_with_huge_pages() -> None:
+    """Starts this process once more with huge pages for its heap, where nobody has set glibc's options.
+
+    glibc gives the temporaries of a training step back to the system, and the next step faults them in again: a quarter
+    of the time on a CPU. Huge pages leave a sixth of the faults. glibc reads the option at the start of a process only.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main(arguments: Sequence[str]) -> int:

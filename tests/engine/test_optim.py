@@ -169,11 +169,13 @@ def test_a_group_that_starts_late_takes_its_first_step_at_the_learning_rate(doub
     groups = (Group(match="head/.*", start=start_step),)
     optimizer = adamw(lr=0.5, groups=groups)
     constant = {p: jnp.ones_like(x) for p, x in flatten(params64()).items()}
+    # As DINO cancels it: no gradient for the frozen group, whose count must not run on meanwhile.
+    cancelled = {p: g * (not p.startswith("head")) for p, g in constant.items()}
     params, state = params64(), None
     state = optimizer.init(params, Official)
     for step in (0, 1, 1999):  # three frozen steps are enough to spoil a shared count
         if step < start_step:
-            params, state, _ = optimizer.update(constant, state, params, objective=Official, ctx=ctx(step))
+            params, state, _ = optimizer.update(cancelled, state, params, objective=Official, ctx=ctx(step))
             assert np.array_equal(params["head"]["kernel"], params64()["head"]["kernel"])
             assert not np.array_equal(params["body"]["kernel"], params64()["body"]["kernel"])
     before = np.asarray(params["head"]["kernel"])
