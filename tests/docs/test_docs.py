@@ -26,7 +26,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)\)")
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 TUTORIAL = re.compile(r"^## A method in thirty minutes$.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:^|[\s/`(])spendflops +([a-z]+)\b([^\n]*)")
-MACHINE = re.compile(r"(?<![\w.])(?:/work\b|/tmp\b|/home/|/root\b|/mnt/|shared/)")
+MACHINE = re.compile(r"(?<![\w.])(?:/tmp\b|/home/|/root\b|/mnt/|/Users/)")
 
 
 def paths(text):
@@ -102,4 +102,4 @@ def test_the_checks_see_what_is_wrong():
     assert list(commands(text)) == [("plan", ["budgett", "json"])]
     with pytest.raises(AssertionError):
         check_commands(commands(text))
-    assert MACHINE.findall("in /work/main, ../shared/x and /tmp") == ["/work", "shared/", "/tmp"]
+    assert MACHINE.findall("in /root/x, /Users/y and /tmp") == ["/root", "/Users/", "/tmp"]

@@ -69,4 +69,11 @@ MUTATIONS = (
         "pass",
         "tests/accounts/test_ledger.py::test_a_half_written_line_is_dropped_and_the_next_row_is_whole",
     ),
+    Mutation(
+        "late groups start at once",
+        "spendflops/engine/optim.py",
+        "if group.start:",
+        "if False:",
+        "tests/engine/test_optim.py::test_a_group_that_has_not_started_does_not_decay",
+    ),
 )
