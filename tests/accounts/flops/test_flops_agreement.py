@@ -108,12 +108,12 @@ def test_remat_shows_in_both_counters():
 
 
 def test_removed_remat_is_not_hardware_work():
-    """Outside of loops this compiler finds the recomputed products and merges them with the first ones."""
+    """Outside of loops jaxlib 0.10 merges recomputed products with the first ones, 0.12 keeps and counts them."""
     fn = jax.value_and_grad(functools.partial(mlp, scan=False, remat=True))
     model, hardware = model_flops(fn, *MLP), hardware_flops(fn, *MLP)
     assert model.rematted == 5 * 2 * 4 * 16 * 16
-    assert hardware.rematted == 0
-    assert hardware.total == model.total - model.rematted
+    assert hardware.rematted == (0 if jax.__version_info__ < (0, 11) else model.rematted)
+    assert hardware.total == model.total - model.rematted + hardware.rematted
 
 
 def test_t2_compiled():
