@@ -24,7 +24,7 @@ class Case:
 
     Attributes:
         name: What.
-        unit: Of the samples: ``"s"``, ``"us"``, ``"examples/s"``.
+        unit: Of the samples: ``"s"``, ``"us"``, ``"examples a second"``.
         samples: Raw, in the order in which they were taken.
         goal: What is aimed at, in words; empty if nothing is.
     """

@@ -96,7 +96,7 @@ def main() -> None:
             stage, made = built(method, Path(folder))
             for name, measure in (("pipeline", pipeline), ("step", step)):
                 samples = measure(stage, made, count, rounds)
-                cases.append(harness.Case(name=f"{method}: {name}", unit="examples/s", samples=samples))
+                cases.append(harness.Case(name=f"{method}: {name}", unit="examples a second", samples=samples))
     harness.finish("pipeline", cases, quick=quick, before=before, about=f"batches of {stage.batch_size}")
 
 
