@@ -46,8 +46,8 @@ def run() -> None:
 def _start_with_huge_pages() -> None:
     """Starts this process once more with huge pages for its heap, where nobody has set glibc's options.
 
-    glibc gives the temporaries of a training step back to the system, and the next step faults them in again: a quarter
-    of the time on a CPU. Huge pages leave a sixth of the faults. glibc reads the option at the start of a process only.
+    glibc gives the temporaries of a training step back to the system, and the next step faults them in again, page by
+    page; huge pages leave a fifth of the faults. glibc reads the option at the start of a process only.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
