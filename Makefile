@@ -1,9 +1,12 @@
-# make quickstart | test | test-slow | test-mutations | lint | bench | wheel | clean
+# make quickstart | test | test-slow | test-parity | test-mutations | lint | bench | wheel | clean
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
+# An environment of its own: torch is large, and the package must not need it.
+PARITY ?= $(VENV)/parity
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test test-slow test-mutations lint bench wheel clean
+.PHONY: quickstart test test-slow test-parity test-mutations lint bench wheel clean
 
 # The environment is made anew only when what is to be installed has changed.
 $(VENV)/.installed: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
@@ -22,6 +25,17 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+$(PARITY)/.installed: setup.cfg $(wildcard constraints/*.txt)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)
+	tag=$$($(PARITY)/bin/python -c 'import sys; print("py%d%d" % sys.version_info[:2])') && \
+	    $(PARITY)/bin/python -m pip install --quiet -c constraints/$$tag.txt --extra-index-url $(TORCH_INDEX) -e '.[parity]'
+	@touch $@
+
+test-parity: $(PARITY)/.installed
+	$(PARITY)/bin/python -m pytest -m parity tests/parity
+	$(PARITY)/bin/python -m pytest tests/parity tests/weights/test_torch_files.py
 
 test-mutations: $(VENV)/.installed
 	$(BIN)/python tests/mutations/run.py

@@ -5,62 +5,45 @@ of the patches; a light decoder predicts the pixels of the others:
 
     t = (x - mean(x)) / sqrt(var(x) + 1e-6)  a patch x, over all its values jointly, var with n - 1           (norm_pix)
     loss = sum over masked patches of mean((prediction - t)^2) / number of masked patches                           (1)
+
+Patches stay in the order of the random numbers that mask them, as attention minds no order: hidden patches are then a
+slice, and pixels are predicted for these alone (the official code puts patches back in place and predicts all).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from spendflops.contracts.backbone import Backbone, TokenBackbone
+from spendflops.contracts.backbone import Backbone
 from spendflops.contracts.errors import ConfigError
-from spendflops.contracts.objective import Group, Objective, Views
-from spendflops.contracts.types import Batch, Context, DatasetInfo, Features, InputSpec, Loss, Sample
-from spendflops.parts import images
+from spendflops.contracts.objective import Group, Objective
+from spendflops.contracts.types import Batch, Context, DatasetInfo, Features, Loss
+from spendflops.parts import closed_form
+from spendflops.parts.masking import kept_tokens, pick, prefix_length, token_backbone
 from spendflops.parts.nn import initialisers
 from spendflops.parts.nn.blocks import Block
 from spendflops.parts.nn.linear import Linear, compute_dtype
 from spendflops.parts.nn.norm import LayerNorm
-from spendflops.parts.nn.patches import patchify
+from spendflops.parts.nn.patches import grid_of, patchify
 from spendflops.parts.nn.pooling import feature_std
 from spendflops.parts.nn.positions import sincos_table
+from spendflops.parts.views import CropFlip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MAEViews(Views):
-    """One random resized crop, flipped at random.
-
-    Attributes:
-        scale: Range of the crop's area, as parts of the image's.
-        ratio: Range of width / height of the crop.
-        sampler: Distribution of the crops, by origin; the official code draws once ("mae").
-        interpolation: Of the resize.
-        flip: Probability of a horizontal flip.
-    """
+class MAEViews(CropFlip):
+    """One random resized crop, flipped at random; the official sampler draws once ("mae")."""
 
     scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     sampler: str = "mae"
-    interpolation: str = "bicubic"
-    flip: float = 0.5
-
-    def __call__(self, sample: Sample, rng: np.random.Generator, spec: InputSpec) -> dict[str, np.ndarray]:
-        crop = images.random_resized_crop(
-            sample["image"],
-            rng,
-            size=spec.size,
-            scale=self.scale,
-            ratio=self.ratio,
-            sampler=self.sampler,
-            interpolation=self.interpolation,
-        )
-        return {"image": images.random_flip(crop, rng, probability=self.flip)}
 
 
 class MAE(Objective):
@@ -72,13 +55,14 @@ class MAE(Objective):
         rngs: Source of the initial values.
         mask_ratio: Part of the patches that is hidden; ``int(N * (1 - mask_ratio))`` stay.
         norm_pix: Whether targets are normalised patch by patch. Off in the official code, on in its recipe.
-        decoder_dim: Width of the decoder.
+        decoder_dim: Width of the decoder, a multiple of 4.
         decoder_depth: Blocks of the decoder.
         decoder_heads: Attention heads of the decoder.
         compute_dtype: Of the decoder's products, see the backbone's.
 
     Raises:
-        ConfigError: A backbone that cannot leave tokens out, or a ratio that leaves no token or hides none.
+        ConfigError: A backbone that cannot leave tokens out, a ratio that leaves no token or hides none, a decoder
+            whose width cannot be divided.
     """
 
     inputs: ClassVar = {"image": "uint8 B H W C"}
@@ -98,22 +82,23 @@ class MAE(Objective):
         decoder_heads: int = 16,
         compute_dtype: str = "float32",
     ):
-        if not isinstance(backbone, TokenBackbone):
+        self.backbone, self.patch = token_backbone(backbone, "mae"), backbone.stride[0]
+        self.mask_ratio, self.norm_pix = mask_ratio, norm_pix
+        patches = math.prod(grid_of((*backbone.image_size, 3), self.patch))
+        if not 0 < kept_tokens(patches, mask_ratio) < patches:
             raise ConfigError(
-                f"mae cannot train a {type(backbone).__name__}",
-                why="its encoder does not take a subset of the patches (it is no TokenBackbone)",
-                fix="choose a vision transformer",
-            )
-        count = (backbone.image_size[0] // backbone.stride[0]) * (backbone.image_size[1] // backbone.stride[1])
-        if not 0 < kept_tokens(count, mask_ratio) < count:
-            raise ConfigError(
-                f"mask_ratio {mask_ratio} keeps {kept_tokens(count, mask_ratio)} of {count} patches",
+                f"mask_ratio {mask_ratio} keeps {kept_tokens(patches, mask_ratio)} of {patches} patches",
                 fix="choose a ratio that keeps at least one and hides at least one",
             )
-        self.backbone, self.mask_ratio, self.norm_pix = backbone, mask_ratio, norm_pix
+        if decoder_dim % 4 or decoder_dim % decoder_heads:
+            raise ConfigError(
+                f"decoder_dim {decoder_dim} with decoder_heads {decoder_heads}",
+                why="a width must be a multiple of 4, for its positions, and of the number of heads",
+            )
+        self.prefix_length = prefix_length(backbone)
         self.decoder = Decoder(
             backbone.dim,
-            3 * backbone.stride[0] * backbone.stride[1],
+            3 * self.patch**2,
             dim=decoder_dim,
             depth=decoder_depth,
             heads=decoder_heads,
@@ -123,24 +108,55 @@ class MAE(Objective):
 
     def loss(self, batch: Batch, targets: Any, ctx: Context) -> Loss:
         pixels = self.backbone.normalise(batch["image"])
-        count = (pixels.shape[1] // self.backbone.stride[0]) * (pixels.shape[2] // self.backbone.stride[1])
-        noise = jax.random.uniform(ctx.fork("mask"), (pixels.shape[0], count))
-        predicted, mask, latent = self.reconstruct(pixels, noise, ctx)
-        value = masked_pixel_loss(predicted, patchify(pixels, self.backbone.stride[0]), mask, norm_pix=self.norm_pix)
+        noise = jax.random.uniform(ctx.fork("mask"), (len(pixels), math.prod(grid_of(pixels.shape, self.patch))))
+        predicted, patches, _, latent = self.predict_hidden(pixels, noise, ctx)
+        value = pixel_loss(predicted, patches, norm_pix=self.norm_pix)
         return Loss(value=value, metrics={"monitor": feature_std(jnp.mean(latent.tokens, axis=1))})
+
+    def predict_hidden(
+        self, pixels: Float[Array, "B H W C"], noise: Float[Array, "B N"], ctx: Context
+    ) -> tuple[Float[Array, "B M PPC"], Float[Array, "B M PPC"], Int[Array, "B N"], Features]:
+        """Predictions for the hidden patches, their pixels, the ascending order of the noise, and the latent.
+
+        Patches and the latent of the visible ones are in that order.
+        """
+        decoded, order, latent = self._decode(pixels, noise, ctx)
+        kept = latent.tokens.shape[1]
+        patches = pick(patchify(pixels, self.patch), order[:, kept:])
+        return self.decoder.pixels(decoded[:, kept:]), patches, order, latent
 
     def reconstruct(
         self, pixels: Float[Array, "B H W C"], noise: Float[Array, "B N"], ctx: Context
     ) -> tuple[Float[Array, "B N PPC"], Float[Array, "B N"], Features]:
-        """Predicted patches, the mask (1 is hidden) and the latent of the visible tokens, in the order of the noise."""
+        """Predictions for all patches in their places, the mask (1 is hidden), and the latent: for pictures."""
+        decoded, order, latent = self._decode(pixels, noise, ctx)
+        place = jnp.argsort(order, axis=1)
+        hidden = (place >= latent.tokens.shape[1]).astype(jnp.float32)
+        return pick(self.decoder.pixels(decoded), place), hidden, latent
+
+    def closed_form(self, batch: Mapping[str, Any]) -> int:
+        """See the contract. The decoder predicts hidden patches alone; the rest is the official computation."""
+        count, *size, _ = batch["image"].shape
+        patches = math.prod(grid_of(batch["image"].shape, self.patch))
+        kept, (dim, width) = kept_tokens(patches, self.mask_ratio), self.decoder.embed.kernel.shape
+        decoder = closed_form.linear(kept + self.prefix_length, dim, width)
+        decoder += closed_form.transformer(patches + self.prefix_length, width, len(self.decoder.blocks))
+        decoder += closed_form.linear(patches - kept, width, 3 * self.patch**2)
+        return count * (self.backbone.flops(tuple(size), kept=kept, train=True) + 3 * decoder)
+
+    def _decode(
+        self, pixels: Float[Array, "B H W C"], noise: Float[Array, "B N"], ctx: Context
+    ) -> tuple[Float[Array, "B N E"], Int[Array, "B N"], Features]:
+        """Decoded patches in ascending order of the noise, that order, and the latent of the first ones."""
         tokens = self.backbone.embed(pixels)
-        keep, restore, mask = random_masking(noise, self.mask_ratio)
-        latent = self.backbone.encode(tokens.take(keep), ctx.scoped("encoder"))
-        return self.decoder(latent, restore, tokens.grid, ctx.scoped("decoder")), mask, latent
+        order = jnp.argsort(noise, axis=1)
+        visible = tokens.take(order[:, : kept_tokens(noise.shape[1], self.mask_ratio)])
+        latent = self.backbone.encode(visible, ctx.scoped("encoder"))
+        return self.decoder(latent, order, tokens.grid, ctx.scoped("decoder")), order, latent
 
 
 class Decoder(nnx.Module):
-    """Narrow transformer from visible latents to the pixels of all patches (section 3, "MAE decoder").
+    """Narrow transformer from visible latents to all patches (section 3, "MAE decoder").
 
     Args:
         inputs: Width of the encoder.
@@ -160,39 +176,32 @@ class Decoder(nnx.Module):
         self.norm = LayerNorm(dim)
         self.pred = Linear(dim, outputs, rngs=rngs, compute_dtype=dtype)
 
-    def __call__(self, latent: Features, restore: Array, grid: tuple[int, ...], ctx: Context) -> Array:
+    def __call__(
+        self, latent: Features, order: Int[Array, "B N"], grid: tuple[int, ...], ctx: Context
+    ) -> Float[Array, "B N E"]:
+        """All patches in ``order``, the visible ones first; the prefix takes part and is dropped at the end."""
         count = latent.prefix.shape[1]
         x = self.embed(jnp.concatenate([latent.prefix, latent.tokens], axis=1))
         prefix, visible = x[:, :count], x[:, count:]
         batch, kept, dim = visible.shape
-        hidden = jnp.broadcast_to(self.mask_token[...], (batch, restore.shape[1] - kept, dim))
-        shuffled = jnp.concatenate([visible, hidden], axis=1)
-        x = jnp.take_along_axis(shuffled, restore[..., None], axis=1) + jnp.asarray(sincos_table(grid, dim))
-        x = jnp.concatenate([prefix, x], axis=1)  # the prefix's rows of the position table are zeros
+        hidden = jnp.broadcast_to(self.mask_token[...], (batch, order.shape[1] - kept, dim))
+        positions = jnp.asarray(sincos_table(grid, dim))[order]
+        # The prefix's rows of the position table are zeros.
+        x = jnp.concatenate([prefix, jnp.concatenate([visible, hidden], axis=1) + positions], axis=1)
         for index, block in enumerate(self.blocks):
             x = block(x, ctx.scoped(f"block{index}"))
-        return self.pred(self.norm(x)[:, count:])
+        return x[:, count:]
+
+    def pixels(self, x: Float[Array, "B K E"]) -> Float[Array, "B K PPC"]:
+        """Pixels of decoded patches, each in the order (row, column, channel)."""
+        return self.pred(self.norm(x))
 
 
-def kept_tokens(count: int, ratio: float) -> int:
-    """Visible tokens of ``count``: truncated in double precision, as officially (int(100 * (1 - 0.9)) is 9)."""
-    return int(count * (1 - ratio))
-
-
-def random_masking(noise: Float[Array, "B N"], ratio: float) -> tuple[Array, Array, Array]:
-    """Indices of the kept tokens [B K] by ascending noise, each token's place in that order [B N], mask [B N]."""
-    keep = kept_tokens(noise.shape[1], ratio)
-    shuffle = jnp.argsort(noise, axis=1)
-    restore = jnp.argsort(shuffle, axis=1)
-    return shuffle[:, :keep], restore, (restore >= keep).astype(jnp.float32)
-
-
-def masked_pixel_loss(
-    predicted: Float[Array, "B N P"], target: Float[Array, "B N P"], mask: Float[Array, "B N"], *, norm_pix: bool
+def pixel_loss(
+    predicted: Float[Array, "B M PPC"], patches: Float[Array, "B M PPC"], *, norm_pix: bool
 ) -> Float[Array, ""]:
-    """Equation (1)."""
+    """Equation (1) over hidden patches, of which every image has the same number."""
     if norm_pix:
-        mean, var = jnp.mean(target, axis=-1, keepdims=True), jnp.var(target, axis=-1, keepdims=True, ddof=1)
-        target = (target - mean) / jnp.sqrt(var + 1e-6)
-    error = jnp.mean(jnp.square(predicted - target), axis=-1)
-    return jnp.sum(error * mask) / jnp.sum(mask)
+        mean, var = jnp.mean(patches, axis=-1, keepdims=True), jnp.var(patches, axis=-1, keepdims=True, ddof=1)
+        patches = (patches - mean) / jnp.sqrt(var + 1e-6)
+    return jnp.mean(jnp.square(predicted - patches))

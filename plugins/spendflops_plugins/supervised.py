@@ -5,32 +5,48 @@ vectors, smoothed, under a softmax:
 
     y = (1 - a) (sum of one-hots) / k + a / C,    loss = -sum_c y_c log softmax(logits)_c,    mean over images    (1)
 
-A label that occurs twice among an image's k labels weighs double. Missing labels are -1.
+A label that occurs twice among an image's k labels weighs double. Missing labels are -1. Options: the sigmoid
+cross-entropy that the original ViT was trained with on ImageNet-21K (summed over classes, every label 1, not averaged),
+mixup and CutMix.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from spendflops.contracts.backbone import Backbone
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.objective import Group, Objective, Views
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Loss, Sample
-from spendflops.parts import images
+from spendflops.parts import closed_form, images
+from spendflops.parts.augment.mix import Mixing
+from spendflops.parts.labels import (
+    averaged,
+    mixed,
+    multi_hot,
+    sigmoid_cross_entropy,
+    sigmoid_floor,
+    softmax_cross_entropy,
+    softmax_floor,
+)
 from spendflops.parts.nn import initialisers
 from spendflops.parts.nn.linear import Linear
 from spendflops.parts.nn.norm import LayerNorm
 from spendflops.parts.nn.pooling import feature_std
 
 HEAD_INITS = {"zeros": initialisers.zeros, "trunc_normal": initialisers.jax_truncated_normal(0.02)}
+LOSSES = {
+    "softmax": (averaged, softmax_cross_entropy, softmax_floor),
+    "sigmoid": (lambda labels, *, unique: multi_hot(labels), sigmoid_cross_entropy, sigmoid_floor),
+}
+"""Name -> (weights of the labels, cross-entropy, the least value that it can have)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,20 +115,27 @@ class Supervised(Objective):
         backbone: Any.
         info: ``info.classes`` gives the number of classes.
         rngs: Source of the initial values.
+        loss: "softmax", equation (1), or "sigmoid".
         label_smoothing: a of equation (1).
+        unique_labels: Whether a label that occurs twice counts once. Under the sigmoid it always does.
         head_init: "zeros" (original ViT; the backbone gets no gradient in the first step) or "trunc_normal" (0.02, cut
             at two standard deviations).
         head_bias: Initial value of the head's bias. The paper's -10 changes nothing under a softmax.
         head_norm: A fresh layer norm before the head; with ``final_norm`` off and mean pooling in the backbone this is
             MAE's fine-tuning head.
+        pre_logits: A layer tanh(W x + b) before the head, as wide as the summary (original ViT, pre-training).
+        mixup: See :class:`spendflops.parts.augment.mix.Mixing`; MAE fine-tunes with 0.8. In training alone.
+        cutmix: Likewise; MAE fine-tunes with 1.0.
+        mix_probability: Of mixing a batch at all.
+        mix_switch: Probability of CutMix where both are on.
 
     Raises:
-        ConfigError: A data set without classes.
+        ConfigError: A data set without classes, an unknown name, parameters of the mixing out of range.
     """
 
     inputs: ClassVar = {"image": "uint8 B H W C", "labels": "int32 B M"}
     outputs = ("features", "logits")
-    groups = (Group(match=r".*/(bias|scale|cls_token|pos_embed)", decay=False),)
+    groups = (Group(match=r".*/(.*bias|scale|gamma_[12]|cls_token|pos_embed)", decay=False),)
     views = SupervisedViews
 
     def __init__(
@@ -121,10 +144,17 @@ class Supervised(Objective):
         *,
         info: DatasetInfo,
         rngs: nnx.Rngs,
+        loss: str = "softmax",
         label_smoothing: float = 0.1,
+        unique_labels: bool = False,
         head_init: str = "zeros",
         head_bias: float = 0.0,
         head_norm: bool = False,
+        pre_logits: bool = False,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_probability: float = 1.0,
+        mix_switch: float = 0.5,
     ):
         if not info.classes:
             raise ConfigError(
@@ -132,11 +162,17 @@ class Supervised(Objective):
                 why="supervised training needs labels",
                 fix="use labelled data (a folder of images: one folder a class), or a method that needs no labels",
             )
-        if head_init not in HEAD_INITS:
-            known = list(HEAD_INITS)
-            raise ConfigError(f"unknown head_init {head_init!r}{suggest(head_init, known)}", why=f"known: {known}")
-        self.backbone, self.label_smoothing = backbone, label_smoothing
+        for option, value, known in (("head_init", head_init, HEAD_INITS), ("loss", loss, LOSSES)):
+            if value not in known:
+                near = suggest(value, list(known))
+                raise ConfigError(f"unknown {option} {value!r}{near}", why=f"known: {', '.join(known)}")
+        self.backbone, self.label_smoothing, self.unique_labels = backbone, label_smoothing, unique_labels
+        self.weigh, self.cross_entropy, self.floor = LOSSES[loss]
+        self.mixing = Mixing(mixup=mixup, cutmix=cutmix, probability=mix_probability, switch=mix_switch)
+        self.couples_batch = self.mixing.active  # partners are of the batch
         self.head_norm = LayerNorm(backbone.dim) if head_norm else None
+        dense = {"rngs": rngs, "kernel_init": initialisers.lecun_normal}
+        self.pre_logits = Linear(backbone.dim, backbone.dim, **dense) if pre_logits else None
         self.head = Linear(
             backbone.dim,
             len(info.classes),
@@ -146,11 +182,23 @@ class Supervised(Objective):
         )
 
     def loss(self, batch: Batch, targets: Any, ctx: Context) -> Loss:
-        summary = self.backbone(batch["image"], ctx).summary
-        logits, labels = self._logits(summary), batch["labels"]
-        value = softmax_cross_entropy(logits, labels, smoothing=self.label_smoothing)
-        hit = jnp.any(jnp.argmax(logits, axis=-1)[:, None] == labels, axis=-1)
-        metrics = {"accuracy": jnp.mean(hit.astype(jnp.float32)), "monitor": feature_std(summary)}
+        pixels, labels = batch["image"], batch["labels"]
+        weights = self.weigh(labels, unique=self.unique_labels)
+        if self.mixing.active and ctx.train:
+            pixels, part = self.mixing(self.backbone.normalise(pixels), ctx.fork("mix"))
+            labels, weights = mixed(labels, weights, part)
+        summary = self.backbone(pixels, ctx).summary
+        logits = self._logits(summary)
+        value = self.cross_entropy(logits, labels, weights, smoothing=self.label_smoothing)
+        floor = self.floor(labels, weights, classes=logits.shape[-1], smoothing=self.label_smoothing)
+        # A hit is one of the labels that weigh most: of the larger part, where images are mixed.
+        best = (weights > 0) & (weights >= jnp.max(weights, axis=-1, keepdims=True))
+        hit = jnp.any((jnp.argmax(logits, axis=-1)[:, None] == labels) & best, axis=-1)
+        metrics = {
+            "accuracy": jnp.mean(hit.astype(jnp.float32)),
+            "above_floor": value - floor,
+            "monitor": feature_std(summary),
+        }
         return Loss(value=value, metrics=metrics)
 
     def predict(self, batch: Batch, ctx: Context, *, want: Sequence[str]) -> dict[str, Any]:
@@ -160,18 +208,12 @@ class Supervised(Objective):
             outputs["logits"] = self._logits(features.summary)
         return outputs
 
+    def closed_form(self, batch: Mapping[str, Any]) -> int:
+        count, *size, _ = batch["image"].shape
+        head = closed_form.linear(1, *self.head.kernel.shape)
+        head += closed_form.linear(1, *self.pre_logits.kernel.shape) if self.pre_logits is not None else 0
+        return count * (self.backbone.flops(tuple(size), train=True) + 3 * head)
+
     def _logits(self, summary: Float[Array, "B D"]) -> Float[Array, "B K"]:
-        return self.head(summary if self.head_norm is None else self.head_norm(summary))
-
-
-def softmax_cross_entropy(
-    logits: Float[Array, "B K"], labels: Int[Array, "B M"], *, smoothing: float
-) -> Float[Array, ""]:
-    """Equation (1) without its one-hot vectors; images without any label do not count."""
-    log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
-    valid = labels >= 0
-    count = jnp.sum(valid, axis=-1)
-    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0), axis=-1)
-    averaged = jnp.sum(jnp.where(valid, picked, 0), axis=-1) / jnp.maximum(count, 1)
-    losses = -((1 - smoothing) * averaged + smoothing * jnp.mean(log_p, axis=-1))
-    return jnp.sum(jnp.where(count > 0, losses, 0)) / jnp.maximum(jnp.sum(count > 0), 1)
+        x = summary if self.head_norm is None else self.head_norm(summary)
+        return self.head(x if self.pre_logits is None else jnp.tanh(self.pre_logits(x)))

@@ -1,4 +1,6 @@
-"""spendflops extract RUN folder:photos out.npz [--stage NAME]"""
+"""spendflops extract RUN folder:photos out.npz [--stage NAME]
+
+RUN is a run directory, or a folder of weights from `spendflops import`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ VERBS = {
     "study": "run methods x budgets x seeds with their baselines, and write the report",
     "plan": "print what a run or a study costs, before anything is spent",
     "train": "run one recipe: a method on a model and data, with a FLOP budget",
-    "extract": "write the features of your own images from a finished run",
+    "extract": "write the features of your own images from a finished run or from weights",
+    "import": "read weights of others (.pth, safetensors) into a folder of our own",
+    "export": "write a run or weights in the layout of others",
     "report": "write the report of a study's folder again",
     "plugins": "list what is installed; --check imports each",
     "check": "run the conformance kit on a plugin",
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"spendflops: unknown verb {verb!r}{errors.suggest(verb, list(VERBS))}", file=sys.stderr)
         print(f"  fix: one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"spendflops.cli.{verb}")
+    module = importlib.import_module(module_of(verb))
     known = flags.FlagValues()
     module.define(known)
     flags.DEFINE_bool("traceback", False, "Show the traceback of an error.", flag_values=known)
@@ -83,6 +85,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"spendflops {verb}: {VERBS[verb]}\n\n{module.__doc__.strip()}\n\nflags:\n{_flags(known)}")
         return 0
     return _guarded(module, known, rest)
+
+
+def module_of(verb: str) -> str:
+    """The module of a verb; `import` is a word of the language."""
+    return f"spendflops.cli.{'import_' if verb == 'import' else verb}"
 
 
 def _flags(known: flags.FlagValues) -> str:

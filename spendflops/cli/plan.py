@@ -62,6 +62,8 @@ def _show(name: str, body: dict[str, Any]) -> None:
             f"{row['flops_per_example']:20,} {row['flops']:12.4e}"
         )
         print("    " + ", ".join(f"{phase} {flops:.3e}" for phase, flops in row["phases"].items()))
+        if formula := row["closed_form_per_call"]:
+            print(f"    closed form: {formula:,} FLOPs (B/A {row['flops_per_call'] / formula:.6f})")
         if "hardware_flops_per_call" in row:
             memory = row["memory_bytes_per_device"]
             hardware = row["hardware_flops_per_call"]

@@ -24,10 +24,12 @@ CORE = {
     "optim.lars": "spendflops.engine.optim:lars",
     "optim.clip": "spendflops.engine.optim:Clip",
     "optim.group": "spendflops.contracts.objective:Group",
-    "schedules.constant": "spendflops.engine.schedules:Constant",
-    "schedules.warmup_cosine": "spendflops.engine.schedules:WarmupCosine",
-    "schedules.warmup_poly": "spendflops.engine.schedules:WarmupPoly",
-    "schedules.scaled_lr": "spendflops.engine.schedules:scaled_lr",
+    "schedules.constant": "spendflops.parts.schedules:Constant",
+    "schedules.warmup_cosine": "spendflops.parts.schedules:WarmupCosine",
+    "schedules.cosine": "spendflops.parts.schedules:Cosine",
+    "schedules.multistep": "spendflops.parts.schedules:MultiStep",
+    "schedules.warmup_poly": "spendflops.parts.schedules:WarmupPoly",
+    "schedules.scaled_lr": "spendflops.parts.schedules:scaled_lr",
 }
 """Selector -> ``module:name``; imported when a configuration names it."""
 

@@ -25,6 +25,8 @@ class Backbone(nnx.Module):
     """
 
     api_version: ClassVar[int] = API_VERSION
+    couples_batch: ClassVar[bool] = False
+    """Whether an image's features depend on the other images of a training batch (BatchNorm)."""
     dim: int
     stride: tuple[int, ...]
     image_size: tuple[int, int]
@@ -40,6 +42,22 @@ class Backbone(nnx.Module):
         """uint8 to standardised float32. The backbone owns it, so that no host and no loss can forget it."""
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
         return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+    def flops(
+        self, size: tuple[int, int] | None = None, *, kept: int | None = None, train: bool = False, images: int = 1
+    ) -> int:
+        """Counter A: FLOPs of one call, from a formula; see ``Objective.closed_form``.
+
+        Args:
+            size: Height and width in pixels; ``image_size`` by default.
+            kept: Patch tokens that go through the encoder; all by default.
+            train: Forward and backward to the parameters; else forward alone.
+            images: Images of the call: they may share work (one resampled table of positions).
+
+        Raises:
+            NotImplementedError: There is no formula.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no closed form")
 
     @abc.abstractmethod
     def __call__(self, images: Array, ctx: Context, *, levels: Sequence[int] = ()) -> Features:

@@ -12,8 +12,15 @@ REQUIRED = {
     "objectives": ("inputs", "loss", "views", "predict"),
     "datasets": ("info", "source"),
     "evaluators": ("requires", "roles", "protocol", "primary", "preprocess", "step", "result"),
+    "layouts": ("title", "rules"),
 }
-GIVEN = {"backbones": ("rngs",), "objectives": ("backbone", "info", "rngs"), "datasets": (), "evaluators": ()}
+GIVEN = {
+    "backbones": ("rngs",),
+    "objectives": ("backbone", "info", "rngs"),
+    "datasets": (),
+    "evaluators": (),
+    "layouts": (),
+}
 """Constructor arguments that the core gives; all others are the plugin's own options, bound by gin."""
 
 
@@ -59,4 +66,4 @@ def _has(cls: type, member: str) -> bool:
     if member in ("info", "inputs", "requires", "roles", "protocol", "primary"):
         # Data members may be set per instance: then the annotation on the base class is enough here.
         return hasattr(cls, member) or any(member in getattr(c, "__annotations__", {}) for c in cls.__mro__)
-    return callable(getattr(cls, member, None))
+    return hasattr(cls, member) if member in ("title", "rules") else callable(getattr(cls, member, None))

@@ -39,13 +39,15 @@ class Group:
         lr: Factor on the learning rate.
         decay: Whether weight decay applies.
         start: First step at which these parameters are updated; their optimiser state starts then, too.
+        start_fraction: The same as a part of the stage. With both, the earlier one counts.
         train: False closes over the parameters: they are not differentiated and cost no backward FLOPs.
     """
 
     match: str
     lr: float = 1.0
     decay: bool = True
-    start: int = 0
+    start: int | None = None
+    start_fraction: float | None = None
     train: bool = True
 
 
@@ -80,12 +82,17 @@ class Objective(nnx.Module):
     outputs: ClassVar[tuple[str, ...]] = ("features",)
     teacher: ClassVar[tuple[str, ...]] = ()
     """Submodules with an EMA copy: ``targets`` runs on it."""
+    teacher_init: str = "copy"
+    """Where the EMA copies start: at the online weights ("copy"), or at weights of their own ("independent")."""
     transfer: ClassVar[str] = "online"
     """Whose weights go to later stages and evaluators: ``"online"`` or ``"teacher"``."""
-    couples_batch: ClassVar[bool] = False
+    couples_batch: bool = False
     """Whether the loss couples the examples of a batch (contrastive, BatchNorm): refuses gradient accumulation."""
-    groups: ClassVar[tuple[Group, ...]] = (Group(match=r".*/(bias|scale)", decay=False),)
-    """The method's official optimiser groups; what matches none is trained with decay."""
+    groups: tuple[Group, ...] = (Group(match=r".*/(bias|scale)", decay=False),)
+    """The method's official optimiser groups; what matches none is trained with decay.
+
+    These, ``couples_batch`` and ``teacher_init`` may depend on options: then an instance sets its own.
+    """
     views: ClassVar[type[Views]]
 
     backbone: Backbone
@@ -101,6 +108,22 @@ class Objective(nnx.Module):
     def predict(self, batch: Batch, ctx: Context, *, want: Sequence[str]) -> dict[str, Any]:
         """The outputs ``want`` (from :data:`OUTPUTS`) for ``batch["image"]`` uint8 [B H W C]."""
         return {"features": self.backbone(batch["image"], ctx)}
+
+    def project(self) -> None:
+        """Called on the new parameters after every update; may assign to them (CLIP clamps its temperature)."""
+
+    def closed_form(self, batch: Mapping[str, Any]) -> int:
+        """Counter A: FLOPs of one training step on a batch of these shapes, from a formula; a check of the others.
+
+        Matrix products and convolutions only, 2 FLOPs a multiply-add, all devices together.
+
+        Args:
+            batch: Arrays or ``jax.ShapeDtypeStruct`` by name of the input.
+
+        Raises:
+            NotImplementedError: There is no formula.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no closed form")
 
     def teacher_decay(self, ctx: Context) -> Float[Array, ""]:
         """EMA decay at this step. Required iff ``teacher`` is not empty."""

@@ -15,7 +15,7 @@ from spendflops.contracts import errors
 GROUPS = ("backbones", "objectives", "datasets", "evaluators")
 """The four interfaces. The entry-point group is ``"spendflops." + name``."""
 
-OTHER_GROUPS = ("gin", "launchers")
+OTHER_GROUPS = ("gin", "launchers", "layouts")
 API_VERSION = 1
 
 

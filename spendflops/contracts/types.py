@@ -131,6 +131,7 @@ class InputSpec:
         stride: Pixels a token.
         mean, std: Of the normalisation that the backbone does itself (hosts deliver uint8), on the scale 0..1.
         tokenizer: Name of the text tokenizer, for objectives with text.
+        classes: Names of the classes of the data, for views that make captions from labels.
     """
 
     size: tuple[int, int]
@@ -138,6 +139,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     tokenizer: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

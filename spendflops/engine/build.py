@@ -15,14 +15,15 @@ from spendflops.contracts.backbone import Backbone
 from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.evaluator import Evaluator, Preprocess
 from spendflops.contracts.objective import Objective, Views
-from spendflops.contracts.types import InputSpec
+from spendflops.contracts.types import DatasetInfo, InputSpec
 from spendflops.engine import data, sharding
 from spendflops.engine.describe import describe
 from spendflops.engine.program import Program
-from spendflops.engine.recipe import Evaluation, Recipe, Stage
-from spendflops.engine.state import Definition, chosen, create, define, transplant
-from spendflops.engine.step import predict_step, train_step
+from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
+from spendflops.engine.state import Definition, chosen, create, define, transplant, unflatten
+from spendflops.engine.step import closed_form, predict_step, train_step
 from spendflops.parts.splits import Split, parse_split, select
+from spendflops.weights.folder import open_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,10 +94,11 @@ def _build_stage(stage: Stage) -> BuiltStage:
     definition = define(stage.backbone, stage.objective, info=stage.dataset.info)
     objective = definition.example
     _check_objective(objective, stage)
-    spec = dataclasses.replace(objective.backbone.spec, tokenizer=getattr(objective, "tokenizer", None))
+    spec = input_spec(objective, stage.dataset.info)
     views = type(objective).views() if stage.views is None else stage.views
     if not isinstance(views, Views):
         raise errors.ConfigError(f"stage {stage.label!r}: views is {views!r}", fix="give Views, in gin with ()")
+    check_features(stage.dataset, views.features)
     inputs = data.train_structs(objective, views, spec, stage.batch_size)
     key = sharding.struct((), jax.random.key(0).dtype, batch=False)
     steps = sharding.struct((), np.int32, batch=False)
@@ -121,8 +123,15 @@ def _build_stage(stage: Stage) -> BuiltStage:
             examples=stage.batch_size,
             donate=(0,),
             devices=devices,
+            closed_form=closed_form(definition, inputs),
         ),
     )
+
+
+def input_spec(objective: Objective, info: DatasetInfo) -> InputSpec:
+    """What the views of an objective are told: the backbone's images, the tokenizer, the names of the classes."""
+    tokenizer = getattr(objective, "tokenizer", None)
+    return dataclasses.replace(objective.backbone.spec, tokenizer=tokenizer, classes=tuple(info.classes))
 
 
 def _check_objective(objective: Objective, stage: Stage) -> None:
@@ -147,15 +156,21 @@ def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:
     stages = tuple(build_stage(s) for s in recipe.stages)
     by_name = {s.label: b.definition for s, b in zip(recipe.stages, stages, strict=True)}
     for stage in recipe.stages:
-        for init in (i for i in stage.init if i.stage):
+        for init in (i for i in stage.init if not i.run):
             # On shapes: what does not fit is known before the stage in front of it has spent its share.
-            models = [(by_name[n].params, by_name[n].stats) for n in (stage.label, init.stage)]
-            transplant(*models, select=init.select, allow=init.allow)
+            target, source = by_name[stage.label], _shapes(init, by_name)
+            transplant((target.params, target.stats), source, select=init.select, allow=init.allow)
     counts = tuple(
         steps[s.label] if steps is not None else resolve(recipe, s, b)
         for s, b in zip(recipe.stages, stages, strict=True)
     )
     return Built(recipe=recipe, stages=stages, steps=counts, predictions=_predictions(recipe, stages))
+
+
+def _shapes(init: InitFrom, by_name: Mapping[str, Definition]) -> tuple[Any, Any]:
+    if init.weights:
+        return unflatten(open_folder(init.weights).shapes), {}
+    return by_name[init.source].params, by_name[init.source].stats
 
 
 def resolve(recipe: Recipe, stage: Stage, built: BuiltStage) -> int:
@@ -260,12 +275,8 @@ def _prediction(
     )
 
 
-def open_source(dataset: Dataset, split: str, features: tuple[str, ...]) -> Source:
-    """The samples of a split or of a part of it.
-
-    Raises:
-        errors.ConfigError: A feature that the data set does not have.
-    """
+def check_features(dataset: Dataset, features: tuple[str, ...]) -> None:
+    """Raises a ConfigError for a feature that the data set does not have: known without opening it."""
     missing = [f for f in features if f not in dataset.info.features]
     if missing:
         raise errors.ConfigError(
@@ -273,6 +284,15 @@ def open_source(dataset: Dataset, split: str, features: tuple[str, ...]) -> Sour
             why=f"it has {', '.join(dataset.info.features)}",
             fix="use a method or an evaluator that does not read it, or data that have it",
         )
+
+
+def open_source(dataset: Dataset, split: str, features: tuple[str, ...]) -> Source:
+    """The samples of a split or of a part of it.
+
+    Raises:
+        errors.ConfigError: A feature that the data set does not have.
+    """
+    check_features(dataset, features)
     wanted = parse_split(split)
     return select(dataset.source(wanted.name, features=features), wanted)
 

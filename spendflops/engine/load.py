@@ -1,4 +1,4 @@
-"""A finished run, used again: ``spendflops.load("runs/x").features(images)``."""
+"""A finished run, or a folder of weights, used again: ``spendflops.load("runs/x").features(images)``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import numpy as np
 
 from spendflops.contracts import errors, registry
 from spendflops.contracts.types import DatasetInfo, InputSpec
+from spendflops.engine.bare import Bare
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.rundir import read_json
-from spendflops.engine.state import Definition, Tree, define, transferred
+from spendflops.engine.state import Definition, Tree, define, flatten, transferred, unflatten
+from spendflops.engine.state import chosen as which
 from spendflops.engine.step import predict_step
+from spendflops.weights.folder import is_folder, open_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +31,10 @@ class Model:
         definition: Its module without values.
         params, stats: Its values, as the method hands them on (``online`` or ``teacher``).
         spec: What it expects of its images.
-        stage: The stage that trained it.
+        stage: The stage that trained it; empty where no stage is known.
+        weights: ``"online"`` or ``"teacher"``; None where nobody knows.
+        origin: ``backbone`` and ``objective`` as described (no objective: a backbone alone), ``info`` of the data,
+            ``step`` and ``flops`` spent up to there (None where unknown), ``source``: where the weights come from.
     """
 
     definition: Definition
@@ -36,6 +42,8 @@ class Model:
     stats: Tree
     spec: InputSpec
     stage: str
+    weights: str | None
+    origin: Mapping[str, Any]
 
     @property
     def values(self) -> tuple[Tree, Tree]:
@@ -81,16 +89,20 @@ class _Keep:
         return {**kept, "logits": predictions["logits"]} if "logits" in predictions else kept
 
 
-def load(run: str | os.PathLike[str], *, stage: str | None = None) -> Model:
-    """The model that a run trained.
+def load(run: str | os.PathLike[str], *, stage: str | None = None, weights: str | None = None) -> Model:
+    """The model that a run trained, or that a folder of weights holds.
 
     Args:
-        run: Run directory.
-        stage: Name of the stage; None for the last.
+        run: Run directory, or a folder of ``spendflops import``.
+        stage: Name of the run's stage; None for the last.
+        weights: ``"online"`` or ``"teacher"``; None for the method's own choice.
 
     Raises:
-        errors.DataError: Not a run, or no checkpoint that can be read.
+        errors.DataError: Neither, or no checkpoint that can be read.
+        errors.ConfigError: A stage that there is not, weights that a folder does not hold.
     """
+    if is_folder(run):
+        return _from_folder(Path(run), stage, weights)
     body = read_json(Path(run) / "config.json")
     if body is None:
         raise errors.DataError(
@@ -105,8 +117,78 @@ def load(run: str | os.PathLike[str], *, stage: str | None = None) -> Model:
     info = DatasetInfo(**body["resolved"]["info"][name])
     definition = define(*(factory(f"{kind}s", chosen[kind]) for kind in ("backbone", "objective")), info=info)
     state = _restore(Path(run), name)
-    params, stats = transferred(definition, state)
-    return Model(definition=definition, params=params, stats=stats, spec=definition.example.backbone.spec, stage=name)
+    params, stats = transferred(definition, state, weights)
+    step = int(state["step"])
+    origin = {
+        "backbone": chosen["backbone"],
+        "objective": chosen["objective"],
+        "info": body["resolved"]["info"][name],
+        "step": step,
+        "flops": _spent(Path(run), body, names.index(name), step),
+        "source": {"run": Path(run).resolve().name, "stage": name},
+    }
+    return Model(
+        definition=definition,
+        params=params,
+        stats=stats,
+        spec=spec_of(definition),
+        stage=name,
+        weights=which(definition, weights),
+        origin=origin,
+    )
+
+
+def _spent(run: Path, body: Mapping[str, Any], index: int, step: int) -> int | None:
+    """FLOPs up to a step of a stage: those of the stages before it, and of what they started from."""
+    names, resolved = body["resolved"]["stages"], body["resolved"]
+    foreign = any(not init["stage"] for stage in body["config"]["stages"] for init in stage["init"])
+    result = read_json(run / "result.json")
+    prior = result["flops"]["prior"] if result else None if foreign else 0
+    steps = [*(resolved["steps"][n] for n in names[:index]), step]
+    own = sum(n * resolved["flops_per_step"][name] for name, n in zip(names, steps, strict=False))
+    return None if prior is None else prior + own
+
+
+def _from_folder(path: Path, stage: str | None, weights: str | None) -> Model:
+    found = open_folder(path)
+    config = found.config
+    if stage is not None or weights not in (None, config["weights"]):
+        raise errors.ConfigError(
+            f"{path} holds one model, with the weights {config['weights'] or 'that its file had'}",
+            fix="leave out stage and weights",
+        )
+    definition = definition_of(config)
+    values = found.read()
+    parts = [flatten(part) for part in (definition.params, definition.stats)]
+    shapes = {name: tuple(x.shape) for part in parts for name, x in part.items()}
+    if {name: value.shape for name, value in values.items()} != shapes:
+        raise errors.DataError(
+            f"{path} does not fit the model that its config.json describes",
+            why="this version of its plugins builds another one",
+            fix="import the original file again",
+        )
+    params, stats = (unflatten({name: values[name] for name in part}) for part in parts)
+    return Model(
+        definition=definition,
+        params=params,
+        stats=stats,
+        spec=spec_of(definition),
+        stage="",
+        weights=config["weights"],
+        origin={**config, "source": {"weights": path.resolve().name, "of": config["source"]}},
+    )
+
+
+def definition_of(origin: Mapping[str, Any]) -> Definition:
+    """The model that is described by a ``backbone``, an ``objective`` or None, and the ``info`` of data."""
+    objective = Bare if origin["objective"] is None else factory("objectives", origin["objective"])
+    return define(factory("backbones", origin["backbone"]), objective, info=DatasetInfo(**origin["info"]))
+
+
+def spec_of(definition: Definition) -> InputSpec:
+    """What a model expects of its images and texts."""
+    example = definition.example
+    return dataclasses.replace(example.backbone.spec, tokenizer=getattr(example, "tokenizer", None))
 
 
 def _restore(run: Path, stage: str) -> Tree:

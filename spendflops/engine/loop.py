@@ -29,7 +29,8 @@ from spendflops.engine.metrics import MetricsLog
 from spendflops.engine.program import Program, translate
 from spendflops.engine.recipe import InitFrom, Recipe, Stage
 from spendflops.engine.rundir import STORAGE, Progress, RunDir, locked, read_json, storage_error, write_atomically
-from spendflops.engine.state import Tree, inherit, transferred
+from spendflops.engine.state import Tree, inherit, transferred, unflatten
+from spendflops.weights.folder import open_folder
 
 MODEL = ("params", "stats", "ema")
 """The parts of a state that outlive their stage."""
@@ -172,13 +173,17 @@ def _initial(run: Run, index: int) -> Tree:
     key = jax.random.fold_in(jax.random.key(run.recipe.seed), index)
     state = built.init.compile()(sharding.place(key, batch=False))
     for number, init in enumerate(stage.init):
-        source = run.model(init.stage) if init.stage else load(_parent(run, init)).values
+        if init.weights:
+            source = unflatten(open_folder(init.weights).read()), {}
+        else:
+            source = run.model(init.stage) if init.stage else load(_parent(run, init)).values
         state, lines = inherit(built.definition, state, source, select=init.select, allow=init.allow)
         # Copies: the source lives on in `states` while this state's memory is donated to the step.
         model = jax.tree.map(lambda x: sharding.place(np.array(x), batch=False), {kind: state[kind] for kind in MODEL})
         state = {**state, **model}
         counts = collections.Counter(line.partition("  ")[0] for line in lines)
-        what = f"{stage.label} from {init.stage or init.run}: {', '.join(f'{n} {k}' for k, n in counts.items())}"
+        what = f"{stage.label} from {init.source}: {', '.join(f'{n} {k}' for k, n in counts.items())}"
+        what += f"; FLOPs that went into it: {_spent(run, init) or 'unknown'}" if init.weights else ""
         run.log.table(
             f"init-{stage.label}-{number}.txt", lines, show=[what, *(x for x in lines if x.startswith("left new"))]
         )
@@ -195,6 +200,14 @@ def _parent(run: Run, init: InitFrom) -> Path:
         if (folder / "result.json").exists():
             return folder
     raise errors.DataError(f"{init.run} is not a finished run", fix="give the directory of a run with result.json")
+
+
+def _spent(run: Run, init: InitFrom) -> int | None:
+    """FLOPs that went into what a stage starts from; None where nobody knows."""
+    if init.weights:
+        return open_folder(init.weights).config["flops"]
+    flops = read_json(_parent(run, init) / "result.json")["flops"]
+    return None if flops["prior"] is None else flops["prior"] + flops["pretrain"] + flops["transfer"]
 
 
 def _settle_accounts(run: Run, stage: Stage, built: BuiltStage, progress: Progress, first: int) -> tuple[int, float]:
@@ -339,10 +352,9 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
                 "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(built.definition.params)),
             }
         )
-    starts = {init.run: init for stage in run.recipe.stages for init in stage.init if init.run}
-    before = [read_json(_parent(run, init) / "result.json")["flops"] for init in starts.values()]
-    unknown = any(flops["prior"] is None for flops in before)
-    prior = None if unknown else sum(f["prior"] + f["pretrain"] + f["transfer"] for f in before)
+    starts = {init.source: init for stage in run.recipe.stages for init in stage.init if not init.stage}
+    before = [_spent(run, init) for init in starts.values()]
+    prior = None if None in before else sum(before)
     roles = ("pretrain", "transfer", "evaluate")
     return {
         "seed": run.recipe.seed,

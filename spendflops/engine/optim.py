@@ -20,8 +20,8 @@ from jaxtyping import Array
 from spendflops.contracts import errors
 from spendflops.contracts.objective import Group, Objective
 from spendflops.contracts.types import Context
-from spendflops.engine.schedules import Schedule, as_schedule
 from spendflops.engine.state import flatten, unflatten
+from spendflops.parts.schedules import Schedule, as_schedule, length_of
 
 REST = Group(match=".*")
 
@@ -57,8 +57,9 @@ class Optimizer:
         clip: Applied to the gradients of all groups, before anything else.
         groups: None for the method's official groups (``Objective.groups``).
         coupled: Adds ``weight_decay * p`` to the gradient instead (SGD with L2).
-        adapt: LARS: scales the step of each tensor of groups that decay by ``trust * |p| / |g|``; momentum comes after
-            the learning rate. None for all others.
+        adapt: LARS: scales the gradient of each tensor of groups that decay by ``trust * |p| / |g|``, before momentum.
+            None for all others.
+        lr_in_momentum: LARS: the learning rate enters inside the momentum buffer, not after it.
         name: For the printed table.
     """
 
@@ -70,6 +71,7 @@ class Optimizer:
     groups: tuple[Group, ...] | None = None
     coupled: bool = False
     adapt: float | None = None
+    lr_in_momentum: bool = True
 
     def assign(self, params: Mapping[str, Any], objective: Objective) -> list[tuple[Group, list[str]]]:
         """Groups with the paths of their parameters: first match wins, every parameter exactly one.
@@ -129,9 +131,9 @@ class Optimizer:
             old = state["groups"][str(i)]
             mine = {p: flat[p] for p in paths}
             new, moments = self._group({p: gradients[p] for p in paths}, old, mine, group, lr, decay)
-            if group.start:
+            if (group.start, group.start_fraction) != (None, None):
                 # Before its start a group keeps its parameters and its untouched state.
-                active = ctx.step >= group.start
+                active = ctx.step >= length_of(group.start, group.start_fraction, ctx.steps)
                 new = {p: jnp.where(active, new[p], mine[p]) for p in paths}
                 moments = jax.tree.map(lambda a, b, on=active: jnp.where(on, a, b), moments, old)
             flat |= new
@@ -145,9 +147,10 @@ class Optimizer:
         wd = decay if group.decay else 0.0
         rate = lr * group.lr
         if self.adapt is not None:
-            steps = {p: rate * _trust(grads[p] + wd * params[p], params[p], self.adapt, group.decay) for p in grads}
+            inside, outside = (rate, 1.0) if self.lr_in_momentum else (1.0, rate)
+            steps = {p: inside * _trust(grads[p] + wd * params[p], params[p], self.adapt, group.decay) for p in grads}
             steps, moments = self.direction().update(steps, moments, params)
-            return {p: params[p] - steps[p] for p in params}, moments
+            return {p: params[p] - outside * steps[p] for p in params}, moments
         if self.coupled:
             grads = {p: grads[p] + wd * params[p] for p in grads}
         directions, moments = self.direction().update(grads, moments, params)
@@ -162,12 +165,18 @@ class Optimizer:
                 g.match,
                 len(paths),
                 sum(int(flat[p].size) for p in paths),
-                f"lr x{g.lr:g}, {'decay' if g.decay else 'no decay'}" + (f", from step {g.start}" if g.start else "")
+                f"lr x{g.lr:g}, {'decay' if g.decay else 'no decay'}" + _from(g)
                 if g.train
                 else "frozen: closed over, no backward work",
             )
             for g, paths in self.assign(params, objective)
         ]
+
+
+def _from(group: Group) -> str:
+    starts = [] if group.start is None else [f"step {group.start}"]
+    starts += [] if group.start_fraction is None else [f"{group.start_fraction:.2%} of the stage"]
+    return f", from {' or '.join(starts)}" if starts else ""
 
 
 def _trust(gradient: Array, param: Array, coefficient: float, adapted: bool) -> Array:
@@ -218,13 +227,13 @@ def sgd(
 
 def lars(
     *, lr: float | Schedule, momentum: float = 0.9, trust: float = 0.001, weight_decay: float | Schedule = 0.0,
-    clip: Clip | None = None, groups: tuple[Group, ...] | None = None,
+    lr_in_momentum: bool = True, clip: Clip | None = None, groups: tuple[Group, ...] | None = None,
 ) -> Optimizer:  # fmt: skip
-    """LARS (You et al. 2017, arXiv 1708.03888), SimCLR's form: the learning rate enters inside the momentum buffer.
+    """LARS (You et al. 2017, arXiv 1708.03888). Groups without decay are without adaptation, too.
 
-    Groups without decay are without adaptation, too.
+    In SimCLR's form the learning rate enters inside the momentum buffer, in BYOL's (``lr_in_momentum=False``) after it.
     """
     return Optimizer(
         name="lars", direction=_Momentum(momentum, False), lr=lr, weight_decay=weight_decay, clip=clip, groups=groups,
-        adapt=trust,
+        adapt=trust, lr_in_momentum=lr_in_momentum,
     )  # fmt: skip

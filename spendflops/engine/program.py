@@ -65,6 +65,7 @@ class Program:
         examples: Examples a call.
         donate: Positions of the arguments whose memory may be reused.
         devices: Devices that run it.
+        closed_form: Counter A: FLOPs of one call by a formula, where there is one.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Program:
     examples: int
     donate: tuple[int, ...] = ()
     devices: int = 1
+    closed_form: int | None = None
 
     @functools.cached_property
     def _traced(self) -> Any:

@@ -23,19 +23,26 @@ class InitFrom:
 
     Attributes:
         stage: Name of an earlier stage of this recipe; or
-        run: A finished run directory, relative to this run's or to the working directory. Its FLOPs are ``prior``.
+        run: A finished run directory, relative to this run's or to the working directory. Its FLOPs are ``prior``; or
+        weights: A folder of ``spendflops import`` or ``export``. Its FLOPs, if it says them, are ``prior``.
         select: Regular expression over parameter paths: each path that matches must be found in the source.
         allow: Expressions of paths that may be missing there; they keep their new values.
     """
 
     stage: str | None = None
     run: str | None = None
+    weights: str | None = None
     select: str = "backbone/.*"
     allow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.stage is None) == (self.run is None):
-            raise errors.ConfigError("InitFrom needs exactly one of `stage` and `run`")
+        if sum(source is not None for source in (self.stage, self.run, self.weights)) != 1:
+            raise errors.ConfigError("InitFrom needs exactly one of `stage`, `run` and `weights`")
+
+    @property
+    def source(self) -> str:
+        """The one that is given."""
+        return self.stage or self.run or self.weights or ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,11 @@ class Definition:
         """A module with these values."""
         return nnx.merge(self.graph, _from_strings(params), _from_strings(stats))
 
+    def params_of(self, module: Objective) -> Tree:
+        """The values of a module's parameters."""
+        _, params, _ = nnx.split(module, nnx.Param, ...)
+        return _to_strings(nnx.to_pure_dict(params))
+
     def stats_of(self, module: Objective) -> Tree:
         """The values of a module's non-gradient state."""
         _, _, stats = nnx.split(module, nnx.Param, ...)
@@ -130,11 +135,14 @@ def teacher_of(objective: Objective, params: Tree) -> Tree:
 def create(definition: Definition, optimizer: Any, key: jax.Array) -> Tree:
     """The state at step 0. Pure: may run under ``jit`` with output shardings."""
     params, stats = definition.init(key)
+    independent = definition.example.teacher_init == "independent"
+    # Another key than any that init derives from this one.
+    start = definition.init(jax.random.fold_in(key, 2))[0] if independent else params
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
         "stats": stats,
-        "ema": copies(definition, params),
+        "ema": copies(definition, start),
         "opt": optimizer.init(params, definition.example),
     }
 

@@ -50,6 +50,10 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
             params, opt, shown = optimizer.update(
                 gradients, state["opt"], state["params"], objective=objective, ctx=ctx
             )
+            if type(objective).project is not Objective.project:
+                module = definition.merge(params, stats)
+                module.project()
+                params = definition.params_of(module)
             ema = state["ema"]
             if objective.teacher:
                 decay = objective.teacher_decay(ctx)
@@ -60,6 +64,14 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
         return new, {**metrics, "loss": value, **shown, "health": value + shown["grad_norm"]}
 
     return step
+
+
+def closed_form(definition: Definition, inputs: Mapping[str, Any]) -> int | None:
+    """Counter A of a training step on a batch of these shapes; None where the method has no formula."""
+    try:
+        return definition.example.closed_form(inputs)
+    except NotImplementedError:
+        return None
 
 
 def predict_step(

@@ -1,13 +1,14 @@
-"""A study: methods x budgets x seeds with their baselines, as one object that expands to runs."""
+"""A study: methods x data sets x budgets x seeds with their baselines, as one object that expands to runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
+from spendflops.contracts.dataset import Dataset
 from spendflops.engine.describe import digest
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
 
@@ -21,6 +22,8 @@ class Study:
     Attributes:
         title, question: For the report.
         methods: Label -> pre-training stages.
+        datasets: Label -> data that every method is pre-trained on; none leaves to each stage the data that it names.
+        overlays: ``"METHOD/DATASET"`` -> the stages of that method on these data, where its settings depend on them.
         budgets: FLOPs that each method spends on pre-training.
         seeds: Of pre-training.
         evaluations: Frozen scores of every row.
@@ -41,6 +44,8 @@ class Study:
     evaluations: tuple[Evaluation, ...]
     primary: str
     seeds: tuple[int, ...] = (0,)
+    datasets: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
+    overlays: Mapping[str, tuple[Stage, ...]] = dataclasses.field(default_factory=dict)
     random: tuple[Stage, ...] | None = None
     finetune: Stage | None = None
     scratch: Stage | None = None
@@ -55,6 +60,14 @@ class Study:
             raise errors.ConfigError(f"Study.primary is {self.primary!r}{errors.suggest(self.primary, labels)}")
         if not self.methods or not self.budgets or not self.seeds:
             raise errors.ConfigError("a study needs methods, budgets and seeds")
+        known = [f"{method}/{data}" for method in self.methods for data in self.datasets]
+        for overlay in self.overlays:
+            if overlay not in known:
+                raise errors.ConfigError(
+                    f"Study.overlays names {overlay!r}, which matches no cell{errors.suggest(overlay, known)}",
+                    why=f"cells are METHOD/DATASET: {', '.join(known) or 'none, since Study.datasets is empty'}",
+                    fix="delete the overlay, or add its method and its data set to the study",
+                )
         for stage in (s for s in (self.finetune, self.scratch) if s is not None):
             if stage.role != "transfer":
                 raise errors.ConfigError(f"stage {stage.label!r} of the study must have role 'transfer'")
@@ -85,12 +98,21 @@ class Study:
             if self.random is not None:
                 recipe = self.recipe(self.random, seed=seed, budget="0 steps")
                 rows.append(Planned(label="random", kind="baseline", seed=seed, budget=None, recipe=recipe))
-        for label, stages in self.methods.items():
+        for label, stages in self.cells():
             for budget in self.budgets:
                 for seed in self.seeds:
                     recipe = self.recipe(stages, seed=seed, budget=budget)
                     rows.append(Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe))
         return rows
+
+    def cells(self) -> Iterator[tuple[str, tuple[Stage, ...]]]:
+        """(method, stages) of every pair of a method and data."""
+        for method, stages in self.methods.items():
+            if not self.datasets:
+                yield method, stages
+            for label, dataset in self.datasets.items():
+                chosen = self.overlays.get(f"{method}/{label}", stages)
+                yield method, tuple(dataclasses.replace(stage, dataset=dataset) for stage in chosen)
 
     def finetuned(self, best: Planned) -> Planned:
         """The fine-tune of a finished row."""

@@ -150,7 +150,7 @@ class Launch:
     def _overlap(self) -> tuple[Overlap, ...]:
         sources = {}
         seen = {}
-        for label, stages in self.study.methods.items():
+        for label, stages in self.study.cells():
             for stage in stages:
                 seen.setdefault(_place(stage.dataset, stage.split), f"pre-training ({label})")
                 sources.setdefault(_place(stage.dataset, stage.split), (stage.dataset, stage.split))

@@ -10,7 +10,7 @@ import jax
 from spendflops.contracts import errors
 from spendflops.engine.build import Built, length
 from spendflops.engine.program import Program
-from spendflops.engine.schedules import WarmupCosine, WarmupPoly
+from spendflops.parts.schedules import WarmupCosine, WarmupPoly
 
 
 def plan(built: Built, *, compiled: bool = False) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def _row(program: Program, calls: int, role: str, compiled: bool) -> dict[str, A
         "phases": dict(cost.phases),
         "dtypes": dict(cost.dtypes),
         "counter": cost.counter,
+        "closed_form_per_call": program.closed_form,
     }
     if compiled:
         hardware, memory = program.cost(hardware=True), program.memory()

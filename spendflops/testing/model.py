@@ -16,9 +16,10 @@ from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.objective import Views
 from spendflops.contracts.types import Context
 from spendflops.engine import data, optim, sharding
+from spendflops.engine.build import input_spec
 from spendflops.engine.program import Program
 from spendflops.engine.state import Definition, Tree, create, define
-from spendflops.engine.step import train_step
+from spendflops.engine.step import closed_form, train_step
 from spendflops.testing.samples import KitData
 
 TINY_VIT = {"image_size": 16, "patch_size": 4, "dim": 32, "depth": 1, "heads": 2, "compute_dtype": "float32"}
@@ -82,8 +83,7 @@ class Subject:
     @functools.cached_property
     def spec(self) -> Any:
         """What the model expects of its images."""
-        example = self.definition.example
-        return dataclasses.replace(example.backbone.spec, tokenizer=getattr(example, "tokenizer", None))
+        return input_spec(self.definition.example, self.dataset.info)
 
     def inputs(self, batch_size: int | None = None) -> dict[str, Any]:
         """Shapes of a batch, as declared."""
@@ -108,7 +108,7 @@ class Subject:
     def optimizer(self, definition: Definition) -> optim.Optimizer:
         """Adam without decay; frozen groups stay frozen, late ones start at once."""
         table = optim.adamw(lr=3e-3).assign(definition.params, definition.example)
-        groups = tuple(dataclasses.replace(g, start=0) for g, _ in table if g is not optim.REST)
+        groups = tuple(dataclasses.replace(g, start=None, start_fraction=None) for g, _ in table if g is not optim.REST)
         return optim.adamw(lr=3e-3, b1=B1, b2=0.95, groups=groups)
 
     def program(self, definition: Definition | None = None, batch_size: int | None = None) -> Program:
@@ -120,10 +120,12 @@ class Subject:
         state = jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), state)
         call = {"key": sharding.struct((), key.dtype, batch=False), "steps": sharding.struct((), np.int32, batch=False)}
         size = batch_size or self.batch_size
+        inputs = self.inputs(size)
         return Program(
             name="kit/train",
             fn=train_step(definition, optimizer),
-            args=(state, self.inputs(size), call),
+            args=(state, inputs, call),
+            closed_form=closed_form(definition, inputs),
             examples=size,
             devices=jax.device_count(),
         )

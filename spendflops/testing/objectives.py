@@ -21,6 +21,7 @@ from spendflops.engine import data
 from spendflops.engine.checkpoint import Checkpoints, abstract
 from spendflops.engine.describe import describe
 from spendflops.engine.state import create, flatten
+from spendflops.testing import flops
 from spendflops.testing.kit import CheckFailed, Skipped, needs
 from spendflops.testing.model import Subject, context, has_option
 from spendflops.testing.samples import differences, global_state, listed
@@ -335,45 +336,22 @@ def resumes(s: Subject) -> None:
 
 
 @needs("loss")
-def flops_batch(s: Subject) -> None:
-    """FLOPs grow in proportion to the batch (with its square only where ``couples_batch`` is declared)."""
-    costs = [s.program(batch_size=n * s.batch_size).cost().total for n in (1, 2, 3, 4)]
-    growth = np.diff(costs)
-    bends = np.diff(growth, n=2 if s.cls.couples_batch else 1)
-    if min(growth) <= 0 or np.any(np.abs(bends) > 1e-3 * growth[0]):
-        raise CheckFailed(
-            f"1, 2, 3, 4 batches of {s.batch_size} cost {', '.join(f'{c:,}' for c in costs)} FLOPs",
-            fix="set couples_batch = True if all examples meet each other; else look for work on whole batches",
-        )
-
-
-@needs("loss")
-def flops_compiled(s: Subject) -> None:
-    """The FLOPs counted before compiling and those of the compiled program agree within 1 %."""
-    model, hardware = s.train.cost(), s.train.cost(hardware=True)
-    if hardware.total is None:
-        raise Skipped(f"the compiled program holds {', '.join(hardware.unknown)}, whose FLOPs are not known")
-    if abs(hardware.total - hardware.rematted - model.total) > 0.01 * model.total:
-        raise CheckFailed(
-            f"{model.total:,} FLOPs before compiling, {hardware.total:,} after",
-            why="the compiler removed work or does some again; the first number is what a budget pays",
-            fix="remove products whose result is not used, and work under jax.vmap or scan that need not be repeated",
-        )
-
-
-@needs("loss")
 def predict(s: Subject) -> None:
-    """``predict`` gives every output that the class declares, finite, one row an image, the same for every key."""
+    """``predict`` gives every output that the class declares, finite, one row an image, the same for every key.
+
+    Beside images it is given the inputs that are no images (tokens, labels) of the first examples.
+    """
     if strange := sorted(set(s.cls.outputs) - set(OUTPUTS)):
         raise CheckFailed(f"unknown output {strange[0]!r}", why=f"the table is {', '.join(OUTPUTS)}")
     state, size = s.trajectory[-1][0], s.spec.size
+    others = {n: x[:2] for n, x in s.batches[0].items() if n in s.cls.inputs and x.dtype != np.uint8}
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
 
     @jax.jit
     def run(key: jax.Array) -> Any:
         module = s.definition.merge(state["params"], state["stats"])
         ctx = dataclasses.replace(context(train=False), key=key)
-        return module.predict({"image": images}, ctx, want=tuple(s.cls.outputs))
+        return module.predict({**others, "image": images}, ctx, want=tuple(s.cls.outputs))
 
     given = run(jax.random.key(0))
     if missing := [name for name in s.cls.outputs if name not in given]:
@@ -388,5 +366,5 @@ def predict(s: Subject) -> None:
 
 CHECKS = (
     builds, described, no_random_state, views, views_pure, inputs, state_kept, loss, repeats, randomness, gradients,
-    teacher, targets_state, couples_batch, learns, devices, bfloat16, resumes, flops_batch, flops_compiled, predict,
+    teacher, targets_state, couples_batch, learns, devices, bfloat16, resumes, *flops.CHECKS, predict,
 )  # fmt: skip

@@ -20,10 +20,13 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.gin")
 NAMES = {"models": "backbone", "methods": "objective", "data": "dataset"}
 DEFAULTS = {"objective": "mae", "backbone": "vit_nano", "dataset": "shapes", "budget": "10 steps"}
 
+OVER = ("paper", "small")
+"""Folders of files that are laid over a method's preset: ``--objective mae --gin_file paper/mae.gin``."""
+
 FRAGMENTS = [
     f
     for f in FILES
-    if f.split("/")[0] not in NAMES and not re.search(r"^(Recipe|Study)\.", (ROOT / f).read_text(), re.M)
+    if f.split("/")[0] not in (*NAMES, *OVER) and not re.search(r"^(Recipe|Study)\.", (ROOT / f).read_text(), re.M)
 ]
 """Files that only others include: they are checked as part of those."""
 
@@ -34,6 +37,15 @@ TRAINED = {  # 3 p^2 D + D (patches) + D (class token) + depth (12 D^2 + 13 D) +
     "vit_b16": 85_647_360,
     "vit_l16": 303_099_904,
     "vit_h14": 630_435_840,
+    "vit_2b14": 1_889_751_040,
+    "vit_6_5b14": 6_446_579_712,
+    "vit_b16_original": 85_798_656,  # learned positions are trained
+    "vit_b16_dino": 85_798_656,
+    "vit_s16_dino": 21_665_664,
+    "vit_b16_openai": 85_799_424,
+    "vit_b16_simmim": 85_665_360,
+    "vit_viny": 4_842_880,
+    "resnet50": 23_508_032,
 }
 
 
@@ -51,6 +63,9 @@ def composed(file):
         bindings = SCORED if kind == "data" else []
         return config.compose(**{**DEFAULTS, NAMES[kind]: name}, bindings=bindings), "Recipe"
     text = (ROOT / file).read_text()
+    if kind in OVER:
+        model = {"backbone": "vit_b16"} if kind == "paper" else {"backbone": None}
+        return config.compose(**{**DEFAULTS, "objective": name, **model}, gin_files=[file]), "Recipe"
     if "%STAGE" in text:  # An objective without a preset leaves the recipe's own defaults alone.
         return config.compose(base=file, **{**DEFAULTS, "objective": "spendflops_plugins.mae:MAE"}), "Recipe"
     study = "\nStudy." in text
@@ -93,10 +108,13 @@ def test_model_loads_builds_abstractly_and_has_its_size(file):
 
 
 def test_every_fragment_is_of_use_to_a_study():
-    # This one has all three methods and both kinds of transfer.
-    assert built("studies/quickstart.gin", strict=FRAGMENTS)
-    included = {source.name for source in read("studies/quickstart.gin")}
+    # Between them these two have all methods and both kinds of transfer.
+    studies = ("studies/quickstart.gin", "studies/methods.gin")
+    included = {source.name for study in studies for source in read(study)}
     assert {f"gin/{name}" for name in FRAGMENTS} <= included
+    for study in studies:
+        mine = {source.name.removeprefix("gin/") for source in read(study)}
+        assert built(study, strict=[f for f in FRAGMENTS if f in mine])
 
 
 @pytest.mark.parametrize(

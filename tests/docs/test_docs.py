@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from spendflops.cli.main import VERBS
+from spendflops.cli.main import VERBS, module_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -19,7 +19,7 @@ DOCUMENTS = sorted(
 PRESETS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("gin/**/*.gin"))
 
 TOP = ("spendflops", "plugins", "gin", "tests", "docs", "examples", "benchmarks", "constraints", ".ci")
-INNER = ("contracts", "parts", "accounts", "engine", "config", "study", "testing", "cli")
+INNER = ("contracts", "parts", "accounts", "weights", "engine", "config", "study", "testing", "cli")
 PRESET_KINDS = ("models", "methods", "nano", "data", "recipes", "studies")
 PATH = re.compile(r"(?<![\w/.:@-])((?:[\w.-]+/)+[\w.-]*)")
 LINK = re.compile(r"\]\(([^)#\s]+)\)")
@@ -57,7 +57,7 @@ def _commands(code):
 
 def known_flags(verb):
     known = flags.FlagValues()
-    importlib.import_module(f"spendflops.cli.{verb}").define(known)
+    importlib.import_module(module_of(verb)).define(known)
     return {*known, "help", "traceback"}
 
 

@@ -19,7 +19,7 @@ from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.types import DatasetInfo
 from spendflops.engine.describe import canonical, describe, digest
 from spendflops.engine.optim import adamw
-from spendflops.engine.schedules import WarmupCosine
+from spendflops.parts.schedules import WarmupCosine
 
 
 class Colour(enum.Enum):

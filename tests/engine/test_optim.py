@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import jax
@@ -119,10 +120,11 @@ def test_t10_lars(double):
     np.testing.assert_allclose(new["bias"], np.array([3, 4]) - 6.4 * np.array([0.6, 0.8]), rtol=1e-7)
 
 
-def test_lars_takes_its_momentum_after_the_learning_rate(double):
+@pytest.mark.parametrize("inside", [True, False], ids=["simclr", "byol"])
+def test_lars_takes_its_momentum_after_or_before_the_learning_rate(double, inside):
     lr, mu, trust, decay = 0.5, 0.9, 0.125, 0.25
     schedule = functools.partial(lambda c: jnp.where(c.step == 0, lr, lr / 2))
-    found = run(lars(lr=schedule, momentum=mu, trust=trust, weight_decay=decay), 3)
+    found = run(lars(lr=schedule, momentum=mu, trust=trust, weight_decay=decay, lr_in_momentum=inside), 3)
     p, buffer = start(), dict.fromkeys(PATHS, 0.0)
     for t in range(3):
         rate = lr if t == 0 else lr / 2
@@ -131,8 +133,8 @@ def test_lars_takes_its_momentum_after_the_learning_rate(double):
             if path.endswith("kernel"):
                 g = g + decay * p[path]
                 g = g * trust * norm([p[path]]) / norm([g])
-            buffer[path] = mu * buffer[path] + rate * g
-            p[path] = p[path] - buffer[path]
+            buffer[path] = mu * buffer[path] + (rate if inside else 1.0) * g
+            p[path] = p[path] - (1.0 if inside else rate) * buffer[path]
         close(found[t][0], p)
 
 
@@ -191,6 +193,22 @@ def test_a_group_that_starts_late_takes_its_first_step_at_the_learning_rate(doub
 def test_a_group_that_has_not_started_does_not_decay(double):
     optimizer = adamw(lr=0.5, weight_decay=0.5, groups=(Group(match="head/.*", start=5),))
     close({"head/kernel": run(optimizer, 3)[-1][0]["head/kernel"]}, {"head/kernel": start()["head/kernel"]})
+
+
+@pytest.mark.parametrize(
+    "options, first",
+    [
+        ({"start_fraction": 0.05}, 5),
+        ({"start": 3, "start_fraction": 0.05}, 3),
+        ({"start": 9, "start_fraction": 0.05}, 5),
+    ],
+)
+def test_a_group_may_start_at_a_part_of_the_stage_and_with_both_the_earlier_one_counts(double, options, first):
+    optimizer = sgd(lr=1.0, momentum=0.0, groups=(Group(match="head/.*", **options),))
+    found = [start(), *(p for p, _ in run(optimizer, 8))]
+    moved = [not np.array_equal(a["head/kernel"], b["head/kernel"]) for a, b in itertools.pairwise(found)]
+    assert moved == [step >= first for step in range(8)]
+    assert "5.00% of the stage" in optimizer.table(params64(), Official)[0][3]
 
 
 def test_the_first_group_that_matches_wins_and_every_parameter_has_one(double):

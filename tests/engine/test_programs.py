@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import enginelib
@@ -11,6 +12,7 @@ from spendflops_plugins.mae import MAE
 from spendflops_plugins.vit import ViT
 
 from spendflops.contracts.dataset import Dataset
+from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.types import DatasetInfo
 from spendflops.engine.build import build, build_stage
 from spendflops.engine.loop import run_recipe
@@ -31,6 +33,19 @@ class Thousand(Dataset):
 
     def source(self, split, *, features):
         raise AssertionError("a plan must not open the data")
+
+
+class Unlabelled(Thousand):
+    """The same images without their labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.info = dataclasses.replace(self.info, features={"image": "uint8 H W C"})
+
+
+def test_a_feature_that_a_method_reads_and_the_data_lack_is_an_error_before_the_data_are_opened():
+    with pytest.raises(ConfigError, match="data set 'thousand' has no 'label'"):
+        build_stage(stage("supervised", dataset=Unlabelled()))
 
 
 @pytest.mark.parametrize("method", METHODS)

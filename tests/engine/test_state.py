@@ -131,6 +131,37 @@ def test_changes_of_statistics_in_the_loss_stay_and_those_in_targets_do_not(stat
     assert float(jnp.abs(second["stats"]["center"]).max()) > 0
 
 
+class Alone(Follow):
+    """Its copy starts elsewhere, and its predictor's bias stays below a bound."""
+
+    teacher_init = "independent"
+
+    def project(self):
+        self.predictor.bias[...] = jnp.minimum(self.predictor.bias[...], -0.25)
+
+
+def test_copies_may_start_at_weights_of_their_own():
+    alone, same = (define(VIT, kind, info=KitData().info) for kind in (Alone, Follow))
+    key = jax.random.key(0)
+    made, copied = (jax.jit(lambda k, d=d: create(d, OPTIMIZER, k))(key) for d in (alone, same))
+    kernel = "backbone/blocks/0/attn/qkv/kernel"
+    online, own = flatten(made["params"])[kernel], flatten(made["ema"])[kernel]
+    assert np.array_equal(online, flatten(copied["params"])[kernel])
+    assert np.array_equal(online, flatten(copied["ema"])[kernel])
+    assert not np.allclose(online, own) and np.std(own) == pytest.approx(float(np.std(online)), rel=0.2)
+
+
+def test_new_parameters_are_projected_after_every_update(states):
+    alone = define(VIT, Alone, info=KitData().info)
+    step = jax.jit(train_step(alone, OPTIMIZER))
+    after, _ = step(states[0], BATCH, {"key": jax.random.key(1), "steps": jnp.int32(9)})
+    free, kept = flatten(states[1]["params"]), flatten(after["params"])
+    np.testing.assert_array_equal(kept["predictor/bias"], np.minimum(free["predictor/bias"], -0.25))
+    assert np.any(kept["predictor/bias"] != free["predictor/bias"])
+    for path in set(free) - {"predictor/bias"}:
+        np.testing.assert_allclose(kept[path], free[path], rtol=1e-6, atol=1e-8)
+
+
 def test_what_is_handed_on(definition, states):
     state = states[1]
     teacher, _ = transferred(definition, state)

@@ -1,6 +1,6 @@
 """Guards have mutations: each row of the table removes one guard in a scratch copy, and its test must then fail.
 
-    python tests/mutations/run.py [WORD ...]     # only the rows whose name has one of the words
+python tests/mutations/run.py [WORD ...]     # only the rows whose name has one of the words
 """
 
 from __future__ import annotations

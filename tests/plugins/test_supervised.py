@@ -1,4 +1,7 @@
-"""Supervised classification: the cases of methods_sup.md under their numbers, a slow oracle, views."""
+"""Supervised classification against slow loops, its options, views; the cases of methods_sup.md under their numbers.
+
+Those of the losses (T7, T8) are tests of ``spendflops.parts.labels``.
+"""
 
 from __future__ import annotations
 
@@ -9,102 +12,117 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from purelib import INFO, TINY, batch_of, context, flatten, loss_of, objective, sample, split, tiny
-from spendflops_plugins.supervised import Supervised, SupervisedViews, softmax_cross_entropy
+from purelib import INFO, TINY, apply, batch_of, context, count, flatten, loss_of, objective, sample, split, tiny
+from spendflops_plugins.supervised import Supervised, SupervisedViews
 from spendflops_plugins.vit import ViT
 
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.types import DatasetInfo
+from spendflops.parts.augment.mix import Mixing
+from spendflops.testing.model import Subject
 
 test_kit = spendflops.testing.objective_tests("supervised")
 
 
-def oracle(logits, labels, smoothing):
-    """Averaged one-hot vectors, smoothed, one image at a time, float64."""
-    values = []
-    for row, given in zip(np.asarray(logits, np.float64), labels, strict=True):
+def targets(labels, classes=6, smoothing=0.1, kind="softmax"):
+    """Whole target vectors of equation (1), or multi-hot ones."""
+    rows = []
+    for given in labels:
         given = [label for label in given if label >= 0]
-        if not given:
-            continue
-        y = sum(np.eye(len(row))[label] for label in given) / len(given)
-        y = (1 - smoothing) * y + smoothing / len(row)
-        log_p = row - row.max() - np.log(np.sum(np.exp(row - row.max())))
-        values.append(-np.sum(y * log_p))
-    return np.mean(values) if values else 0.0
+        y = sum(np.eye(classes)[label] for label in (given if kind == "softmax" else set(given)))
+        y = y / len(given) if kind == "softmax" else y
+        rows.append((1 - smoothing) * y + smoothing / classes)
+    return np.stack(rows)
 
 
-@jax.jit
-def compiled(logits, labels, smoothing):
-    return softmax_cross_entropy(logits, labels, smoothing=smoothing)
+def slow_loss(logits, y, kind="softmax"):
+    """Its mean over images, float64."""
+    z = np.asarray(logits, np.float64)
+    if kind == "sigmoid":
+        return np.mean(np.sum(y * np.logaddexp(0, -z) + (1 - y) * np.logaddexp(0, z), axis=-1))
+    return np.mean(np.sum(y * (np.log(np.sum(np.exp(z), axis=-1, keepdims=True)) - z), axis=-1))
 
 
-def cross_entropy(logits, labels, smoothing=0.1):
-    with jax.enable_x64(True):
-        return float(compiled(jnp.asarray(logits), jnp.asarray(labels, jnp.int32), smoothing))
-
-
-@pytest.mark.parametrize("classes", [2, 100])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("scale", [1.0, 50.0])
-def test_loss_equals_the_oracle(classes, smoothing, scale):
-    rng = np.random.default_rng(0)
-    logits = scale * rng.normal(size=(6, classes))
-    labels = rng.integers(-1, classes, (6, 4))
-    labels[0], labels[1, 1:] = -1, -1
-    assert cross_entropy(logits, labels, smoothing) == pytest.approx(oracle(logits, labels, smoothing), rel=1e-10)
-    single = float(compiled(logits.astype(np.float32), labels, smoothing))
-    assert single == pytest.approx(oracle(logits, labels, smoothing), rel=1e-5)
-
-
-@pytest.mark.parametrize("bias", [0.0, -10.0, -6.9])
-def test_t7_constant_logits_give_ln_c_whatever_the_bias(bias):
-    assert cross_entropy(np.full((2, 21_843), bias), [[5], [7]]) == pytest.approx(9.9916357831, abs=1e-9)
-
-
-def test_t8_targets():
-    # The gradient at the logits is softmax - target: with equal logits it shows the target.
-    def target(labels):
-        with jax.enable_x64(True):
-            labels = jnp.asarray([labels], jnp.int32)
-            return 0.1 - np.asarray(jax.jit(jax.grad(compiled))(jnp.zeros((1, 10)), labels, 0.1))[0]
-
-    two = np.full(10, 0.01)
-    two[[2, 5]] = 0.46
-    np.testing.assert_allclose(target([2, 5]), two, atol=1e-12)
-    double = np.full(10, 0.01)
-    double[1], double[3] = 0.31, 0.61
-    np.testing.assert_allclose(target([1, 3, 3]), double, atol=1e-12)
-    np.testing.assert_allclose(target([3, 7, -1, -1]), target([3, 7]), atol=1e-15)
-
-
-def test_t8_values_and_their_floor():
-    logits = np.zeros((1, 10))
-    logits[0, [2, 5]] = 5
-    assert cross_entropy(logits, [[2, 5]]) == pytest.approx(1.1197421659, abs=1e-10)
-    best = np.full((1, 10), np.log(0.01))
-    best[0, [2, 5]] = np.log(0.46)
-    assert cross_entropy(best, [[2, 5]]) == pytest.approx(1.0828201012, abs=1e-10)
-    for classes, count, floor in ((1000, 1, 1.0148), (21_843, 1, 1.3242), (18_291, 8, 3.1775)):
-        y = np.full((1, classes), 0.1 / classes)
-        y[0, :count] += 0.9 / count
-        assert cross_entropy(np.log(y), [list(range(count))]) == pytest.approx(floor, abs=5e-5)
-
-
-def test_labels_beyond_the_classes_are_not_clipped():
-    assert np.isnan(cross_entropy(np.zeros((1, 3)), [[3]]))
-
-
-def test_loss_of_the_objective_and_its_metrics():
-    module = objective(Supervised)
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_loss_of_the_objective_and_its_metrics(kind):
+    module = objective(Supervised, loss=kind, head_norm=kind == "sigmoid")
     batch = batch_of(SupervisedViews(labels="labels"), module.backbone.spec)
     run = lambda m: m.predict({"image": batch["image"]}, context(train=False), want=("logits",))["logits"]  # noqa: E731
     value, metrics, after, logits = loss_of(module, batch, run)
-    logits = np.asarray(logits)
-    assert float(value) == pytest.approx(oracle(logits, batch["labels"], 0.1), rel=1e-5)
+    logits, y = np.asarray(logits), targets(batch["labels"], kind=kind)
+    assert float(value) == pytest.approx(slow_loss(logits, y, kind), rel=1e-5)
+    entropy = -np.sum(y * np.log(y) + ((1 - y) * np.log(1 - y) if kind == "sigmoid" else 0), axis=-1)
+    assert float(metrics["above_floor"]) == pytest.approx(float(value) - np.mean(entropy), rel=1e-4)
     hits = [logits[b].argmax() in batch["labels"][b] for b in range(4)]
     assert float(metrics["accuracy"]) == pytest.approx(np.mean(hits))
     assert float(metrics["monitor"]) > 0 and not after
+
+
+def test_repeated_labels_weigh_double_unless_told():
+    batch = {"image": np.zeros((1, 32, 32, 3), np.uint8), "labels": np.array([[1, 3, 3]], np.int32)}
+    run = lambda m: m.predict(batch, context(train=False), want=("logits",))["logits"]  # noqa: E731
+    for unique, given in ((False, [1, 3, 3]), (True, [1, 3])):
+        value, _, _, logits = loss_of(objective(Supervised, unique_labels=unique), batch, run)
+        assert float(value) == pytest.approx(slow_loss(logits, targets([given])), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.8}, {"cutmix": 1.0}])
+def test_images_and_labels_are_mixed_in_the_same_proportion(options):
+    module, mixing = objective(Supervised, **options), Mixing(**options)
+    assert module.couples_batch and not objective(Supervised).couples_batch
+    assert not objective(Supervised, mix_probability=0.0, **options).couples_batch
+    batch = batch_of(SupervisedViews(), module.backbone.spec, size=4)
+
+    def again(m):
+        images, part = mixing(m.backbone.normalise(batch["image"]), context().fork("mix"))
+        return m.predict({"image": images}, context(train=False), want=("logits",))["logits"], part
+
+    value, metrics, _, (logits, part) = loss_of(module, batch, again)
+    y, part = targets(batch["labels"]), float(part)
+    assert 0 < part < 1
+    assert float(value) == pytest.approx(slow_loss(logits, part * y + (1 - part) * y[::-1]), rel=1e-5)
+    larger = batch["labels"] if part > 0.5 else batch["labels"][::-1]
+    assert float(metrics["accuracy"]) == np.mean(np.asarray(logits).argmax(-1) == larger[:, 0])
+
+
+def test_nothing_is_mixed_outside_training():
+    module = objective(Supervised, mixup=0.8, cutmix=1.0)
+    batch = batch_of(SupervisedViews(), module.backbone.spec, size=4)
+
+    def run(m):
+        return m.loss(batch, None, context(train=False)).value, m.predict(batch, context(), want=("logits",))["logits"]
+
+    value, logits = apply(module, run)
+    assert float(value) == pytest.approx(slow_loss(logits, targets(batch["labels"])), rel=1e-5)
+
+
+def test_t14_drop_path_grows_linearly_over_the_blocks():
+    trunk = nnx.eval_shape(lambda: ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": 12}), drop_path=0.1))
+    rates = [block.drop_path for block in trunk.blocks]
+    np.testing.assert_allclose(rates, [i * 0.1 / 11 for i in range(12)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"pre_logits": True, "head_norm": True}, {"mixup": 0.8, "cutmix": 1.0}])
+def test_closed_form_is_the_cost_of_the_traced_step(options):
+    train = Subject(Supervised, options=options, batch_size=4).train
+    assert train.closed_form == train.cost().total
+
+
+@pytest.mark.parametrize(
+    "dim, depth, heads, classes, expected",
+    [
+        (768, 12, 12, 1000, 105_151_758_336),
+        (768, 12, 12, 18_291, 105_231_435_264),
+        (1024, 24, 16, 1000, 369_019_994_112),
+    ],
+)
+def test_closed_form_of_published_sizes(dim, depth, heads, classes, expected):
+    info = DatasetInfo(name="any", features={}, classes=tuple(map(str, range(classes))))
+    trunk = {"dim": dim, "depth": depth, "heads": heads}
+    build = lambda: Supervised(ViT(rngs=nnx.Rngs(0), **trunk), info=info, rngs=nnx.Rngs(1))  # noqa: E731
+    image = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.uint8)
+    assert nnx.eval_shape(build).closed_form({"image": image}) == 2 * expected
 
 
 def test_predict_gives_what_is_wanted():
@@ -128,20 +146,45 @@ def test_head_options():
     assert set(flatten(split(other)[1]["head_norm"])) == {"bias", "scale"}
 
 
-def test_fine_tuning_counts():
-    """methods_mim 2.6: mean pooling, a fresh norm instead of the final one, 1000 classes."""
-    info = DatasetInfo(name="imagenet", features={}, classes=tuple(map(str, range(1000))))
+THOUSAND = DatasetInfo(name="imagenet", features={}, classes=tuple(map(str, range(1000))))
+LARGE = {"dim": 1024, "depth": 24, "heads": 16}
+
+
+@pytest.mark.parametrize(
+    "trunk, head, expected",
+    [  # methods_mim 2.6: mean pooling, a fresh norm instead of the final one
+        ({}, {"head_norm": True}, 86_567_656),
+        (LARGE, {"head_norm": True}, 304_326_632),
+        ({"dim": 1280, "depth": 32, "heads": 16, "patch_size": 14}, {"head_norm": True}, 632_045_800),
+        # methods_sup: the class token, with a layer before the head
+        ({}, {"pre_logits": True}, 87_158_248),
+        (LARGE, {"pre_logits": True}, 305_376_232),
+    ],
+)
+def test_t1_counts_with_a_head_of_1000_classes(trunk, head, expected):
+    pooling = {"pooling": "mean", "final_norm": False} if "head_norm" in head else {}
 
     def build():
-        trunk = ViT(rngs=nnx.Rngs(0), positions="learned_sincos", pooling="mean", final_norm=False)
-        return Supervised(trunk, info=info, rngs=nnx.Rngs(1), head_norm=True)
+        one = trunk | {"depth": 1}  # the other blocks are copies
+        backbone = ViT(rngs=nnx.Rngs(0), positions="learned_sincos", **pooling, **one)
+        return Supervised(backbone, info=THOUSAND, rngs=nnx.Rngs(1), **head)
 
-    leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(build), nnx.Param))
-    assert sum(x.size for x in leaves) == 86_567_656
+    dim, depth = trunk.get("dim", 768), trunk.get("depth", 12)
+    assert count(build) + (depth - 1) * (12 * dim**2 + 13 * dim) == expected
+
+
+def test_a_layer_before_the_head():
+    module = objective(Supervised, pre_logits=True)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    outputs = apply(module, lambda m: m.predict({"image": images}, context(), want=("logits",)))
+    weights = {name: np.asarray(x, np.float64) for name, x in flatten(split(module)[1]).items()}
+    hidden = np.tanh(outputs["features"].summary @ weights["pre_logits/kernel"] + weights["pre_logits/bias"])
+    np.testing.assert_allclose(outputs["logits"], hidden @ weights["head/kernel"] + weights["head/bias"], rtol=1e-4)
 
 
 def test_groups_exempt_biases_norms_and_tokens_from_decay():
-    _, params, _ = split(objective(Supervised, backbone={"positions": "learned"}))
+    trunk = {"positions": "learned", "layer_scale": 0.1, "key_bias": False}
+    _, params, _ = split(objective(Supervised, backbone=trunk))
     match = Supervised.groups[0].match
     decayed = {path.rsplit("/", 1)[1] for path in flatten(params) if not re.fullmatch(match, path)}
     assert decayed == {"kernel"}
@@ -152,6 +195,10 @@ def test_refusals():
         objective(Supervised, info=DatasetInfo(name="web", features={}))
     with pytest.raises(ConfigError, match="zeros"):
         objective(Supervised, head_init="zero")
+    with pytest.raises(ConfigError, match="sigmoid"):
+        objective(Supervised, loss="sigmiod")
+    with pytest.raises(ConfigError, match="Beta"):
+        objective(Supervised, mixup=-0.1)
     with pytest.raises(ConfigError, match="rrc"):
         SupervisedViews(crop="rcc")
 

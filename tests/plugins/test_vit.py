@@ -1,7 +1,8 @@
-"""The vision transformer against a slow numpy one, its parameter counts, its options."""
+"""The vision transformer against a slow numpy one, and its options."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from purelib import TINY, context, count, flatten, split, tiny
+from purelib import TINY, context, flatten, split, tiny
 from spendflops_plugins.vit import ViT
 
 import spendflops.testing
@@ -21,89 +22,75 @@ from spendflops.parts.nn.positions import half_pixel, resize_table, sincos_2d, s
 
 test_kit = spendflops.testing.backbone_tests("vit", **TINY)
 
-SIZES = {
-    "Ti": {"dim": 192, "depth": 12, "heads": 3},
-    "S": {"dim": 384, "depth": 12, "heads": 6},
-    "B": {"dim": 768, "depth": 12, "heads": 12},
-    "L": {"dim": 1024, "depth": 24, "heads": 16},
-    "H": {"dim": 1280, "depth": 32, "heads": 16},
-}
 
-COUNTS = [
-    ("Ti", 16, 5_524_416, 5_524_032, 37_824, 444_864),
-    ("S", 16, 21_665_664, 21_664_896, 75_648, 1_774_464),
-    ("B", 16, 85_798_656, 85_797_120, 151_296, 7_087_872),
-    ("B", 14, 85_706_496, 85_704_960, 197_376, 7_087_872),
-    ("L", 16, 303_301_632, 303_299_584, 201_728, 12_596_224),
-    ("L", 14, 303_178_752, 303_176_704, 263_168, 12_596_224),
-    ("H", 16, 630_918_400, 630_915_840, 252_160, 19_677_440),
-    ("H", 14, 630_764_800, 630_762_240, 328_960, 19_677_440),
-]
+def oracle(p, x, *, patch, heads, pooling, table, class_row, gelu, eps):
+    """float64, one example, head and query at a time; which parts there are is read off the parameters."""
 
-
-@pytest.mark.parametrize("name,patch,trunk,without_class,positions,block", COUNTS)
-def test_parameter_counts(name, patch, trunk, without_class, positions, block):
-    options = SIZES[name] | {"patch_size": patch}
-    # One block is traced: the others are copies of it.
-    options["depth"], rest = 1, (SIZES[name]["depth"] - 1) * block
-
-    def build(**more):
-        return count(lambda: ViT(rngs=nnx.Rngs(0), **options, **more)) + rest
-
-    assert build(positions="learned") == trunk
-    assert build(positions="learned", class_token=False, pooling="mean") == without_class
-    assert build(positions="sincos_mae") == trunk - positions
-    two = count(lambda: ViT(rngs=nnx.Rngs(0), **(options | {"depth": 2})))
-    assert two - (build(positions="sincos_mae") - rest) == block
-
-
-def test_whole_base_model_count():
-    assert count(lambda: ViT(rngs=nnx.Rngs(0), positions="learned")) == 85_798_656
-
-
-def oracle(p, x, *, patch, heads, class_token, pooling, table, class_row, gelu, norm):
-    """float64, one example, head and query at a time."""
-
-    def layer_norm(x, name):
-        q = name if isinstance(name, dict) else p[name]
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * q["scale"] + q["bias"]
+    def layer_norm(x, q):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * q["scale"] + q["bias"]
 
     def activate(x):
         if gelu == "erf":
             return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+        if gelu == "quick":
+            return x / (1 + np.exp(-1.702 * x))
         return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
-    batch, height, width, _ = x.shape
-    kernel = p["patch_embed"]["kernel"]
+    def linear(x, q):
+        return x @ q["kernel"] + q.get("bias", 0.0)
+
+    def relative(i, j):
+        """The row of the table for query i and key j of all tokens."""
+        if "relative" not in p:
+            return 0.0
+        rows = p["relative"]["table"]
+        if has_class and 0 in (i, j):
+            return rows[-1 if i == j else (-3 if i == 0 else -2)]
+        (r, c), (s, d) = (divmod(n - has_class, grid[1]) for n in (i, j))
+        return rows[(r - s + grid[0] - 1) * (2 * grid[1] - 1) + c - d + grid[1] - 1]
+
+    has_class, grid = int("cls_token" in p), (x.shape[1] // patch, x.shape[2] // patch)
+    kernel = p["patch_embed"]["kernel"].reshape(-1, p["patch_embed"]["kernel"].shape[-1])
     tokens, summary = [], []
-    for b in range(batch):
+    for image in x:
         rows = []
-        for r in range(height // patch):
-            for c in range(width // patch):
-                window = x[b, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch]
-                rows.append(np.einsum("hwc,hwcd->d", window, kernel) + p["patch_embed"]["bias"])
+        for r in range(grid[0]):
+            for c in range(grid[1]):
+                window = image[r * patch : (r + 1) * patch, c * patch : (c + 1) * patch].reshape(-1)
+                window = layer_norm(window, p["patch_embed"]["norm_in"]) if "norm_in" in p["patch_embed"] else window
+                row = window @ kernel + p["patch_embed"].get("bias", 0.0)
+                rows.append(layer_norm(row, p["patch_embed"]["norm_out"]) if "norm_out" in p["patch_embed"] else row)
         z = np.stack(rows) + table
-        if class_token:
+        if has_class:
             z = np.concatenate([p["cls_token"][0] + class_row, z])
+        z = layer_norm(z, p["norm_pre"]) if "norm_pre" in p else z
         for index in range(len(p["blocks"])):
             q = p["blocks"][index]
-            y = layer_norm(z, q["norm1"]) @ q["attn"]["qkv"]["kernel"] + q["attn"]["qkv"]["bias"]
-            dim = z.shape[1]
-            d = dim // heads
-            out = np.zeros_like(z)
+            inner = q["attn"]["proj"]["kernel"].shape[0]
+            d, out = inner // heads, np.zeros((len(z), inner))
+            y = linear(layer_norm(z, q["norm1"]), q["attn"]["qkv"])
+            if "q_bias" in q["attn"]:
+                y[:, :inner] += q["attn"]["q_bias"]
+                y[:, 2 * inner :] += q["attn"]["v_bias"]
             for h in range(heads):
-                query, key, value = (y[:, part * dim + h * d : part * dim + (h + 1) * d] for part in range(3))
+                query, key, value = (y[:, part * inner + h * d : part * inner + (h + 1) * d] for part in range(3))
                 for i in range(len(z)):
-                    w = np.exp(key @ query[i] / math.sqrt(d))
+                    bias = np.array([np.broadcast_to(relative(i, j), heads)[h] for j in range(len(z))])
+                    w = np.exp(key @ query[i] / math.sqrt(d) + bias)
                     out[i, h * d : (h + 1) * d] = (w / w.sum()) @ value
-            z = z + out @ q["attn"]["proj"]["kernel"] + q["attn"]["proj"]["bias"]
-            y = activate(layer_norm(z, q["norm2"]) @ q["mlp"]["fc1"]["kernel"] + q["mlp"]["fc1"]["bias"])
-            z = z + y @ q["mlp"]["fc2"]["kernel"] + q["mlp"]["fc2"]["bias"]
-        z = layer_norm(z, "norm") if norm else z
-        patches = z[1:] if class_token else z
+            z = z + q.get("gamma_1", 1.0) * linear(out, q["attn"]["proj"])
+            y = activate(linear(layer_norm(z, q["norm2"]), q["mlp"]["fc1"]))
+            z = z + q.get("gamma_2", 1.0) * linear(y, q["mlp"]["fc2"])
+        z = layer_norm(z, p["norm"]) if "norm" in p else z
+        patches = z[has_class:]
         tokens.append(patches)
         summary.append(z[0] if pooling == "class" else patches.mean(0))
     return np.stack(tokens), np.stack(summary)
+
+
+SIMMIM = {"positions": "none", "relative_positions": "shared", "layer_scale": 0.1, "key_bias": False, "init": "simmim"}
+VINY = {"positions": "learned", "head_dim": 16, "patch_norm": True, "qkv_bias": False, "init": "viny", "norm_eps": 1e-5}
+OPENAI = {"positions": "learned", "pre_norm": True, "patch_bias": False, "gelu": "quick", "init": "clip"}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +101,10 @@ def oracle(p, x, *, patch, heads, class_token, pooling, table, class_row, gelu, 
         {"positions": "learned", "class_token": False, "pooling": "mean", "init": "timm", "depth": 1},
         {"pooling": "mean", "final_norm": False, "init": "truncated_02", "patch_size": 4, "depth": 1},
         {"positions": "learned_sincos", "image_size": (16, 24), "mlp_ratio": 2.0, "depth": 1},
+        SIMMIM | {"image_size": (16, 24)},
+        SIMMIM | {"class_token": False, "pooling": "mean", "depth": 1},
+        VINY | {"mlp_ratio": 2.0, "depth": 1},
+        OPENAI | {"norm_eps": 1e-5, "depth": 1},
     ],
 )
 def test_forward_equals_the_oracle(options):
@@ -132,12 +123,11 @@ def test_forward_equals_the_oracle(options):
         x,
         patch=merged["patch_size"],
         heads=2,
-        class_token=has_class,
         pooling=merged.get("pooling", "class"),
-        table=table,
+        table=0.0 if merged.get("positions") == "none" else table,
         class_row=p["pos_embed"][0, :1] if learned and has_class else 0.0,
         gelu=merged.get("gelu", "erf"),
-        norm=merged.get("final_norm", True),
+        eps=merged.get("norm_eps", 1e-6),
     )
     assert features.summary.dtype == np.float64
     np.testing.assert_allclose(features.tokens, tokens, rtol=1e-10, atol=1e-10)
@@ -209,6 +199,31 @@ def test_exact_positions_are_the_function_at_half_pixels():
     np.testing.assert_array_equal(same, sincos_table((4, 4), 32))
 
 
+def test_without_prefix_tokens_the_summary_is_the_mean_of_the_patches():
+    """ViNy's masked stage leaves the class token out."""
+    model = tiny(**VINY)
+
+    @jax.jit
+    def bare(x):
+        tokens = model.embed(x)
+        return model.encode(dataclasses.replace(tokens, prefix=tokens.prefix[:, :0]), context())
+
+    features = bare(images())
+    assert features.prefix.shape == (2, 0, 32) and features.tokens.shape == (2, 16, 32)
+    np.testing.assert_allclose(features.summary, np.mean(features.tokens, axis=1), atol=1e-6)
+
+
+def test_relative_positions_refuse_what_they_are_not_defined_for():
+    model = tiny(**SIMMIM)
+    with pytest.raises(ConfigError, match="all tokens of the grid"):
+        jax.eval_shape(lambda: model.encode(model.embed(images()).take(jnp.zeros((2, 3), int)), context()))
+    with pytest.raises(ConfigError, match="relative_resize"):
+        jax.eval_shape(lambda: model(images(size=(48, 32)), context()))
+    # Masked tokens keep their places.
+    masked = jax.eval_shape(lambda: model.embed(images()).fill(jnp.zeros((2, 16), bool), jnp.zeros(32)))
+    assert masked.grid == (4, 4)
+
+
 def test_learned_sincos_starts_from_the_table_with_a_class_row_of_zeros():
     table = np.asarray(ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": 1}), positions="learned_sincos").pos_embed[...])
     np.testing.assert_array_equal(table[0, 0], 0)
@@ -236,8 +251,6 @@ def test_packed_segments_are_as_if_alone():
             lambda v: v.reshape(1, -1, v.shape[-1]), (tokens.x, jnp.broadcast_to(tokens.pos, tokens.x.shape))
         )
         segments = jnp.repeat(jnp.arange(2), 16)[None]
-        import dataclasses
-
         one = dataclasses.replace(
             tokens, x=packed[0], pos=packed[1], prefix=tokens.prefix, grid=None, segments=segments
         )
@@ -248,8 +261,6 @@ def test_packed_segments_are_as_if_alone():
 
 
 def test_segments_refuse_a_class_token():
-    import dataclasses
-
     model = tiny()
     tokens = model.embed(images())
     with pytest.raises(ConfigError, match="class token"):
@@ -288,6 +299,9 @@ def test_bfloat16_is_close_to_float32_and_gives_float32():
         ({"gelu": "relu"}, "known"),
         ({"compute_dtype": "float16"}, "bfloat16"),
         ({"positions": "learned", "position_resize": "exact"}, "fixed table"),
+        ({"relative_positions": "each"}, "none, shared"),
+        ({"relative_resize": "torch_bicubic"}, "relative_positions = 'shared'"),
+        ({"relative_positions": "shared", "relative_resize": "bicubic"}, "torch_bicubic"),
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, message):

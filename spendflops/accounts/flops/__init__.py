@@ -1,4 +1,4 @@
-"""FLOP counters: closed forms (A), the jaxpr walk (B) and the optimised HLO reader (C).
+"""FLOP counters: the jaxpr walk (B) and the optimised HLO reader (C).
 
 One multiply-add is 2 FLOPs, numbers are global (all devices) and exact Python ints. Counters B and C share only the
 `Cost` they return, so that agreement between them is evidence.

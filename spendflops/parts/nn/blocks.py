@@ -56,33 +56,43 @@ class Mlp(nnx.Module):
         rngs: Source of the initial values.
         gelu: "erf", "tanh" or "quick".
         init: Initial distributions.
+        number: Of the block, from 1.
         compute_dtype: Of the operands of the products.
     """
 
-    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, gelu: str, init: Scheme, compute_dtype=None):
-        options = {"kernel_init": init.kernel, "bias_init": init.mlp_bias, "compute_dtype": compute_dtype}
+    def __init__(
+        self, dim: int, hidden: int, *, rngs: nnx.Rngs, gelu: str, init: Scheme, number: int = 1, compute_dtype=None
+    ):
         activation(gelu)
         self.gelu = gelu
-        self.fc1 = Linear(dim, hidden, rngs=rngs, **options)
-        self.fc2 = Linear(hidden, dim, rngs=rngs, **options)
+        starts = ((dim, hidden, init.kernel), (hidden, dim, init.output(number)))
+        self.fc1, self.fc2 = (
+            Linear(i, o, rngs=rngs, kernel_init=kernel, bias_init=init.mlp_bias(i), compute_dtype=compute_dtype)
+            for i, o, kernel in starts
+        )
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         return self.fc2(activation(self.gelu)(self.fc1(x)))
 
 
 class Block(nnx.Module):
-    """x += attention(LN(x)); x += MLP(LN(x)).
+    """x += gamma_1 attention(LN(x)); x += gamma_2 MLP(LN(x)).
 
     Args:
         dim: Width of the tokens.
         heads: Attention heads.
         rngs: Source of the initial values.
+        head_dim: Width of a head; ``dim / heads`` by default.
         mlp_ratio: Hidden width of the MLP over ``dim``.
         qkv_bias: Whether the fused projection has a bias.
+        key_bias: Whether that bias has a part for the keys.
+        layer_scale: Initial value of the factors gamma_1, gamma_2 [dim] (LayerScale, Touvron et al. 2021, eq. 4); None
+            for none.
         gelu: "erf", "tanh" or "quick".
         eps: Of both layer norms.
         drop_path: Probability of leaving out each branch of an example, in training.
         init: Name of the initialisation scheme.
+        number: Of this block, from 1: some schemes scale with it.
         compute_dtype: Of the operands of the products.
     """
 
@@ -92,12 +102,16 @@ class Block(nnx.Module):
         heads: int,
         *,
         rngs: nnx.Rngs,
+        head_dim: int | None = None,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        key_bias: bool = True,
+        layer_scale: float | None = None,
         gelu: str = "erf",
         eps: float = 1e-6,
         drop_path: float = 0.0,
         init: str = "mae",
+        number: int = 1,
         compute_dtype=None,
     ):
         start = scheme(init)
@@ -106,20 +120,34 @@ class Block(nnx.Module):
             dim,
             heads,
             rngs=rngs,
+            head_dim=head_dim,
             qkv_bias=qkv_bias,
+            key_bias=key_bias,
             qkv_init=start.qkv,
-            kernel_init=start.kernel,
+            kernel_init=start.output(number),
+            bias_init=start.proj_bias((head_dim or dim // heads) * heads),
             compute_dtype=compute_dtype,
         )
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), rngs=rngs, gelu=gelu, init=start, compute_dtype=compute_dtype)
+        self.mlp = Mlp(
+            dim, int(dim * mlp_ratio), rngs=rngs, gelu=gelu, init=start, number=number, compute_dtype=compute_dtype
+        )
+        self.gamma_1, self.gamma_2 = (
+            None if layer_scale is None else nnx.Param(jnp.full((dim,), layer_scale, jnp.float32)) for _ in range(2)
+        )
         self.drop_path = drop_path
 
     def __call__(
-        self, x: Float[Array, "B N D"], ctx: Context, *, mask: Bool[Array, "B 1 N N"] | None = None
+        self,
+        x: Float[Array, "B N D"],
+        ctx: Context,
+        *,
+        mask: Bool[Array, "B 1 N N"] | None = None,
+        bias: Float[Array, "H N N"] | None = None,
     ) -> Float[Array, "B N D"]:
         """``ctx`` must be this block's own (``ctx.scoped``): blocks that share one would drop the same examples."""
-        x = x + self._survive(self.attn(self.norm1(x), mask=mask), ctx, "attn")
-        return x + self._survive(self.mlp(self.norm2(x)), ctx, "mlp")
+        x = x + self._branch(self.attn(self.norm1(x), mask=mask, bias=bias), self.gamma_1, ctx, "attn")
+        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2, ctx, "mlp")
 
-    def _survive(self, y: Array, ctx: Context, name: str) -> Array:
+    def _branch(self, y: Array, gamma: nnx.Param | None, ctx: Context, name: str) -> Array:
+        y = y if gamma is None else gamma[...] * y
         return drop_path(y, self.drop_path, ctx.fork(name)) if ctx.train and self.drop_path else y

@@ -1,7 +1,7 @@
-"""A same-size convolution that accumulates into float32, forward and backward.
+"""Convolutions that accumulate into float32, forward and backward.
 
 JAX cannot transpose a convolution whose result is wider than its operands; the two backward convolutions are written
-out: one with the mirrored kernel, one in which the batch is the contracted axis.
+out: one of the dilated gradient with the mirrored kernel, one in which the batch is the contracted axis.
 """
 
 from __future__ import annotations
@@ -14,42 +14,89 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from spendflops.parts.nn.initialisers import Initialiser, lecun_normal, zeros
+from spendflops.parts.nn.linear import matmul
 
 
-def convolve(x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], *, dtype=None) -> Float[Array, "B H W O"]:
-    """Stride 1, zero padding to the same size, odd kernel; products in ``dtype``, sums in float32.
+def convolve(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], *, stride: int = 1, dtype=None
+) -> Float[Array, "B h w O"]:
+    """Odd kernels with zero padding of half a kernel on every side; products in ``dtype``, sums in float32.
 
-    None computes in the operands' promoted dtype.
+    The result has ``ceil(H / stride)`` rows. A kernel of one pixel is the matrix product that it is.
+
+    Args:
+        x: Maps.
+        kernel: Filters.
+        stride: Pixels from one place of the kernel to the next.
+        dtype: Dtype that the operands are rounded to; None computes in the operands' promoted dtype.
     """
+    if kernel.shape[:2] == (1, 1):
+        return matmul(x[:, ::stride, ::stride], kernel[0, 0], dtype=dtype)
     if dtype is None:
         wide = jnp.promote_types(x.dtype, kernel.dtype)
-        return _product(x.astype(wide), kernel.astype(wide), preferred=wide)
-    return _convolve(dtype, x.astype(jnp.float32), kernel.astype(jnp.float32))
+        return _product(x.astype(wide), kernel.astype(wide), stride=stride, preferred=wide)
+    return _convolve(dtype, stride, x.astype(jnp.float32), kernel.astype(jnp.float32))
 
 
-def _product(x: Array, kernel: Array, *, preferred=jnp.float32, layout=("NHWC", "HWIO", "NHWC"), pad=None) -> Array:
-    pad = pad or [(side // 2, side // 2) for side in kernel.shape[:2]]
+def _product(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    pad=None,
+    holes: tuple[int, int] = (1, 1),
+    layout=("NHWC", "HWIO", "NHWC"),
+    preferred=jnp.float32,
+) -> Array:
+    """``holes`` are the dilations of ``x`` and of the kernel."""
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), pad, dimension_numbers=layout, preferred_element_type=preferred
+        x,
+        kernel,
+        (stride, stride),
+        pad or [(side // 2, side // 2) for side in kernel.shape[:2]],
+        lhs_dilation=(holes[0], holes[0]),
+        rhs_dilation=(holes[1], holes[1]),
+        dimension_numbers=layout,
+        preferred_element_type=preferred,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(dtype, x: Array, kernel: Array) -> Array:
-    return _product(x.astype(dtype), kernel.astype(dtype))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _convolve(dtype, stride: int, x: Array, kernel: Array) -> Array:
+    return _product(x.astype(dtype), kernel.astype(dtype), stride=stride)
 
 
-def _forward(dtype, x, kernel):
+def _forward(dtype, stride, x, kernel):
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    return _product(x, kernel), (x, kernel)
+    return _product(x, kernel, stride=stride), (x, kernel)
 
 
-def _backward(dtype, saved, g):
+def _backward(dtype, stride, saved, g):
+    """y[o] = sum over taps of x[o stride + tap - half] kernel[tap], and so
+
+    dx[i] = sum over taps of dy[(i + half - tap) / stride] kernel[tap], where that is a whole number: the kernel is
+    mirrored, dy has stride - 1 holes between its elements; dkernel[tap] = sum over o of x[o stride + tap - half] dy[o]:
+    dy is a kernel with such holes. What the last place of the kernel does not reach is padding, of ``dx`` on one side
+    only, and taken away from that of ``x``.
+    """
     x, kernel = saved
     g = g.astype(dtype)
-    back = _product(g, kernel[::-1, ::-1].swapaxes(2, 3))
-    pad = [(side // 2, side // 2) for side in kernel.shape[:2]]
-    return back, _product(x, g, layout=("CHWN", "IHWO", "HWNC"), pad=pad)
+    halves = [side // 2 for side in kernel.shape[:2]]
+    unread = [(size - 1) % stride for size in x.shape[1:3]]
+    back = _product(
+        g,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        pad=[(half, half + rest) for half, rest in zip(halves, unread, strict=True)],
+        holes=(stride, 1),
+    )
+    update = _product(
+        x,
+        g,
+        pad=[(half, half - rest) for half, rest in zip(halves, unread, strict=True)],
+        holes=(1, stride),
+        layout=("CHWN", "IHWO", "HWNC"),
+    )
+    return back, update
 
 
 _convolve.defvjp(_forward, _backward)
@@ -63,6 +110,7 @@ class Conv(nnx.Module):
         outputs: Channels of the output.
         rngs: Source of the initial values.
         size: Odd side of the kernel.
+        stride: Pixels from one place of the kernel to the next.
         bias: Whether there is a bias.
         kernel_init: Of ``kernel`` [size, size, inputs, outputs].
         compute_dtype: Of the operands of the products.
@@ -75,14 +123,15 @@ class Conv(nnx.Module):
         *,
         rngs: nnx.Rngs,
         size: int = 3,
+        stride: int = 1,
         bias: bool = True,
         kernel_init: Initialiser = lecun_normal,
         compute_dtype=None,
     ):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
         self.bias = nnx.Param(zeros(rngs.params(), (outputs,), jnp.float32)) if bias else None
-        self.compute_dtype = compute_dtype
+        self.stride, self.compute_dtype = stride, compute_dtype
 
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H W O"]:
-        y = convolve(x, self.kernel[...], dtype=self.compute_dtype)
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
+        y = convolve(x, self.kernel[...], stride=self.stride, dtype=self.compute_dtype)
         return y if self.bias is None else y + self.bias[...]

@@ -23,7 +23,9 @@ sqrt(6 / 4D), as in MAE."""
 lecun_normal: Initialiser = jax_init.lecun_normal()
 """Variance 1 / fan_in, cut at two standard deviations and rescaled to keep the variance (flax's default)."""
 mmcv_kaiming: Initialiser = jax_init.variance_scaling(2.0, "fan_out", "normal")
-"""N(0, 2 / fan_out): the convolutions of mmcv's heads."""
+"""N(0, 2 / fan_out): the convolutions of mmcv's heads and of residual networks (He et al. 2015, with fan_out)."""
+torch_kernel: Initialiser = jax_init.variance_scaling(1 / 3, "fan_in", "uniform")
+"""U(+-1 / sqrt(fan_in)) with the fan-in of the kernel itself: PyTorch's default."""
 
 
 def normal(std: float) -> Initialiser:
@@ -34,6 +36,20 @@ def normal(std: float) -> Initialiser:
 def jax_truncated_normal(std: float) -> Initialiser:
     """N(0, std^2) cut at two standard deviations and not rescaled: its standard deviation is 0.88 std."""
     return jax_init.truncated_normal(std)
+
+
+def width_normal(key, shape, dtype=jnp.float32):
+    """N(0, 1 / width), the width being the last axis (OpenAI CLIP's class token and positions)."""
+    return jax_init.normal(shape[-1] ** -0.5)(key, shape, dtype)
+
+
+def cut_normal(std: float, *, scale: float = 1.0) -> Initialiser:
+    """N(0, std^2) cut at one standard deviation, not rescaled, times ``scale``: the deviation is 0.5396 std scale."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return scale * std * jax.random.truncated_normal(key, -1.0, 1.0, shape, dtype)
+
+    return init
 
 
 def xavier_uniform_split(parts: int) -> Initialiser:
@@ -66,22 +82,31 @@ class Scheme:
     """The initialisers of a vision transformer.
 
     Attributes:
-        qkv: Fused kernel [D, 3D].
+        qkv: Fused kernel [D, 3D]; its bias is zero.
         kernel: All other linear kernels.
-        mlp_bias: Biases of the MLP; all other linear biases are zero.
+        scaled: The kernels that end a block's two branches, as a function of the block's number from 1; None where
+            they start as ``kernel``.
+        proj_bias: Bias of the attention's output projection, as a function of the fan-in.
+        mlp_bias: Biases of the MLP, likewise.
         patch: Patch embedding kernel [p, p, C, D].
-        patch_bias: A function of the patch embedding's fan-in that gives the initialiser.
+        patch_bias: Its bias, both as functions of the fan-in.
         cls_token: Class token.
         pos_embed: Learned positions.
     """
 
     qkv: Initialiser
     kernel: Initialiser
-    mlp_bias: Initialiser = zeros
+    scaled: Callable[[int], Initialiser] | None = None
+    proj_bias: Callable[[int], Initialiser] = lambda fan_in: zeros
+    mlp_bias: Callable[[int], Initialiser] = lambda fan_in: zeros
     patch: Callable[[int], Initialiser]
     patch_bias: Callable[[int], Initialiser]
     cls_token: Initialiser
     pos_embed: Initialiser
+
+    def output(self, number: int) -> Initialiser:
+        """Of the kernels that end the branches of block ``number``."""
+        return self.kernel if self.scaled is None else self.scaled(number)
 
 
 SCHEMES = {
@@ -96,7 +121,7 @@ SCHEMES = {
     "original": Scheme(
         qkv=xavier_uniform_split(3),
         kernel=xavier_uniform,
-        mlp_bias=normal(1e-6),
+        mlp_bias=lambda fan_in: normal(1e-6),
         patch=lambda fan_in: lecun_normal,
         patch_bias=lambda fan_in: zeros,
         cls_token=zeros,
@@ -118,9 +143,40 @@ SCHEMES = {
         cls_token=zeros,
         pos_embed=jax_truncated_normal(0.02),
     ),
+    "simmim": Scheme(
+        qkv=cut_normal(0.02),
+        kernel=cut_normal(0.02),
+        scaled=lambda number: cut_normal(0.02, scale=(2 * number) ** -0.5),
+        patch=lambda fan_in: cut_normal(0.02),
+        patch_bias=lambda fan_in: zeros,
+        cls_token=cut_normal(0.02),
+        pos_embed=cut_normal(0.02),
+    ),
+    "viny": Scheme(
+        qkv=torch_kernel,
+        kernel=torch_kernel,
+        proj_bias=torch_uniform,
+        mlp_bias=torch_uniform,
+        patch=torch_uniform,
+        patch_bias=torch_uniform,
+        cls_token=normal(1.0),
+        pos_embed=normal(1.0),
+    ),
+    "clip": Scheme(
+        qkv=xavier_uniform,
+        kernel=torch_kernel,
+        mlp_bias=torch_uniform,
+        patch=torch_uniform,
+        patch_bias=torch_uniform,
+        cls_token=width_normal,
+        pos_embed=width_normal,
+    ),
 }
-"""mae: He et al. 2022; original: Dosovitskiy et al. 2021; timm: also DeiT and DINO; truncated_02: everything within two
-standard deviations of 0.02 (Koppula et al. 2022, supervised: "initial range within 0.02")."""
+"""mae: He et al. 2022. original: Dosovitskiy et al. 2021. timm: also DeiT and DINO. truncated_02: everything within two
+standard deviations of 0.02 (Koppula et al. 2022, supervised: "initial range within 0.02"). simmim: Xie et al. 2022,
+whose truncated normal is cut at one standard deviation. viny (arXiv 2512.03862): PyTorch's default of linear layers,
+N(0, 1) for class token and positions. clip: the image tower of OpenAI's CLIP (Radford et al. 2021): PyTorch's defaults
+of attention, linear and convolution layers, N(0, 1 / width) for class token and positions."""
 
 
 def scheme(name: str) -> Scheme:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from spendflops.contracts.errors import ConfigError
 from spendflops.parts.nn.initialisers import Initialiser
 from spendflops.parts.nn.linear import matmul
+from spendflops.parts.nn.norm import LayerNorm
 
 
 def grid_of(shape: tuple[int, ...], patch: int) -> tuple[int, int]:
@@ -46,7 +47,8 @@ def unpatchify(
 class PatchEmbed(nnx.Module):
     """A convolution with kernel and stride ``patch``, as the product that it is.
 
-    ``kernel`` is [patch, patch, channels, dim].
+    ``kernel`` is [patch, patch, channels, dim]. With ``norm_eps`` a layer norm over the whole flattened patch precedes
+    the product and another follows it (``norm_in``, ``norm_out``).
 
     Args:
         patch: Side in pixels.
@@ -55,6 +57,8 @@ class PatchEmbed(nnx.Module):
         channels: Of the images.
         kernel_init: Of the kernel.
         bias_init: Of the bias.
+        bias: Whether there is one.
+        norm_eps: Of the two layer norms; None for none.
         compute_dtype: Of the operands of the product.
     """
 
@@ -66,14 +70,23 @@ class PatchEmbed(nnx.Module):
         rngs: nnx.Rngs,
         kernel_init: Initialiser,
         bias_init: Initialiser,
+        bias: bool = True,
+        norm_eps: float | None = None,
         channels: int = 3,
         compute_dtype=None,
     ):
         self.patch, self.compute_dtype = patch, compute_dtype
         self.kernel = nnx.Param(kernel_init(rngs.params(), (patch, patch, channels, dim), jnp.float32))
-        self.bias = nnx.Param(bias_init(rngs.params(), (dim,), jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), (dim,), jnp.float32)) if bias else None
+        normed = norm_eps is not None
+        self.norm_in = LayerNorm(patch * patch * channels, eps=norm_eps) if normed else None
+        self.norm_out = LayerNorm(dim, eps=norm_eps) if normed else None
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
         kernel = self.kernel[...]
         flat = kernel.reshape(-1, kernel.shape[-1])
-        return matmul(patchify(images, self.patch), flat, dtype=self.compute_dtype) + self.bias[...]
+        x = patchify(images, self.patch)
+        x = x if self.norm_in is None else self.norm_in(x)
+        x = matmul(x, flat, dtype=self.compute_dtype)
+        x = x if self.bias is None else x + self.bias[...]
+        return x if self.norm_out is None else self.norm_out(x)

@@ -135,5 +135,9 @@ def resize_table(
     xp = np if isinstance(table, np.ndarray) else jnp
     rows = xp.asarray(resize_matrix(rule, new[0], old[0]), table.dtype)
     cols = xp.asarray(resize_matrix(rule, new[1], old[1]), table.dtype)
-    resized = xp.einsum("yr,xc,rcd->yxd", rows, cols, table.reshape(*old, -1))
+    # One product an axis. A gradient flows through them, so that they are part of the model's FLOPs; "highest", because
+    # an accelerator's default would round the table to bfloat16.
+    high = {} if xp is np else {"precision": "highest"}
+    resized = xp.einsum("yr,rcd->ycd", rows, table.reshape(*old, -1), **high)
+    resized = xp.einsum("xc,ycd->yxd", cols, resized, **high)
     return resized.reshape(new[0] * new[1], -1)

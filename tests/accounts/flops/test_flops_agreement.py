@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from spendflops.accounts.flops import count_hlo, count_jaxpr, hlo_text
-from spendflops.accounts.flops.closed_form import vit_forward, vit_train
+from spendflops.parts.closed_form import vit_forward, vit_train
 
 
 def f32(*shape):

@@ -11,7 +11,7 @@ from flax import nnx
 from spendflops.parts.nn.attention import Attention
 
 
-def oracle(x, qkv, bias, proj, proj_bias, heads, mask=None):
+def oracle(x, qkv, bias, proj, proj_bias, heads, mask=None, added=None):
     """One example, one head, one query at a time; output axis of qkv is (q|k|v) x heads x head_dim."""
     batch, count, _ = x.shape
     inner = proj.shape[0]
@@ -23,6 +23,8 @@ def oracle(x, qkv, bias, proj, proj_bias, heads, mask=None):
             q, k, v = (full[:, part * inner + h * d : part * inner + (h + 1) * d] for part in range(3))
             for i in range(count):
                 score = np.array([q[i] @ k[j] / np.sqrt(d) for j in range(count)])
+                if added is not None:
+                    score = score + added[h, i]
                 if mask is not None:
                     score[~mask[b, 0, i]] = -np.inf
                 weight = np.exp(score - score.max())
@@ -57,6 +59,24 @@ def test_attention_equals_the_loop(heads, head_dim, qkv_bias, masked):
         )
     assert result.dtype == np.float64
     np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_bias_of_the_logits_and_no_bias_of_the_keys():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        graph, state = nnx.split(Attention(8, 2, rngs=nnx.Rngs(0), head_dim=3, key_bias=False))
+        p = jax.tree.map(lambda v: rng.normal(size=v.shape), nnx.to_pure_dict(state))
+        x, added = rng.normal(size=(2, 5, 8)), rng.normal(size=(2, 5, 5))
+        result = jax.jit(lambda p, x, b: nnx.merge(graph, p)(x, bias=b))(p, x, added)
+    assert sorted(p) == ["proj", "q_bias", "qkv", "v_bias"] and list(p["qkv"]) == ["kernel"]
+    bias = np.concatenate([p["q_bias"], np.zeros(6), p["v_bias"]])
+    expected = oracle(x, p["qkv"]["kernel"], bias, p["proj"]["kernel"], p["proj"]["bias"], 2, added=added)
+    np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_without_any_bias_there_is_none_for_queries_and_values():
+    layer = nnx.eval_shape(lambda: Attention(8, 2, rngs=nnx.Rngs(0), qkv_bias=False, key_bias=False))
+    assert sorted(nnx.to_pure_dict(nnx.state(layer))) == ["proj", "qkv"]
 
 
 def test_bfloat16_is_close_and_its_softmax_is_float32():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.types import Context
 from spendflops.parts.nn.blocks import Block, activation, drop_path, drop_path_rates
+from spendflops.parts.nn.initialisers import SCHEMES
 
 
 def context(train=True, seed=0):
@@ -56,26 +58,42 @@ def layer_norm(x, scale, bias, eps):
     return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + eps) * scale + bias
 
 
-@pytest.mark.parametrize("gelu", ["erf", "tanh"])
-def test_block_is_pre_norm_with_two_residuals(gelu):
+@pytest.mark.parametrize("gelu, layer_scale", [("erf", None), ("tanh", 0.1)])
+def test_block_is_pre_norm_with_two_residuals(gelu, layer_scale):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        block = Block(8, 2, rngs=nnx.Rngs(0), gelu=gelu, mlp_ratio=2.0, eps=1e-3, drop_path=0.5)
+        block = Block(
+            8, 2, rngs=nnx.Rngs(0), gelu=gelu, mlp_ratio=2.0, eps=1e-3, drop_path=0.5, layer_scale=layer_scale
+        )
         graph, state = nnx.split(block)
         p = jax.tree.map(lambda v: rng.normal(size=v.shape), nnx.to_pure_dict(state))
         module = nnx.merge(graph, jax.tree.map(jnp.asarray, p))
         x = rng.normal(size=(2, 3, 8))
         result = np.asarray(jax.jit(lambda x: module(x, context(train=False)))(x))
         normed = layer_norm(x, p["norm1"]["scale"], p["norm1"]["bias"], 1e-3)
-        after = x + np.asarray(jax.jit(lambda x: module.attn(x))(normed))
+        after = x + p.get("gamma_1", 1.0) * np.asarray(jax.jit(lambda x: module.attn(x))(normed))
     hidden = layer_norm(after, p["norm2"]["scale"], p["norm2"]["bias"], 1e-3) @ p["mlp"]["fc1"]["kernel"]
     hidden = hidden + p["mlp"]["fc1"]["bias"]
     if gelu == "erf":
         hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
     else:
         hidden = hidden * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
-    expected = after + hidden @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"]
+    expected = after + p.get("gamma_2", 1.0) * (hidden @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"])
+    assert ("gamma_1" in p) == ("gamma_2" in p) == (layer_scale is not None)
     np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_layer_scale_and_branch_kernels_start_as_the_scheme_says(monkeypatch):
+    """methods_mim 3.4: the kernels that end the branches of a block depend on its number; gammas start at 0.1."""
+    constant = jax.nn.initializers.constant
+    ours = {"qkv": constant(-1.0), "kernel": constant(-2.0), "scaled": lambda number: constant(float(number))}
+    monkeypatch.setitem(SCHEMES, "simmim", dataclasses.replace(SCHEMES["simmim"], **ours))
+    block = Block(8, 2, rngs=nnx.Rngs(0), layer_scale=0.1, init="simmim", number=8)
+    for gamma in (block.gamma_1, block.gamma_2):
+        np.testing.assert_allclose(gamma[...], np.full(8, 0.1), rtol=1e-6)
+    starts = [(block.attn.qkv, -1), (block.attn.proj, 8), (block.mlp.fc1, -2), (block.mlp.fc2, 8)]
+    for layer, value in starts:
+        np.testing.assert_array_equal(layer.kernel[...], value)
 
 
 def test_block_drops_its_two_branches_apart_and_only_in_training():

@@ -37,3 +37,28 @@ def test_embedding_is_the_strided_convolution():
 def test_images_must_be_whole_patches():
     with pytest.raises(ConfigError, match="30x32"):
         grid_of((2, 30, 32, 3), 4)
+
+
+def test_embedding_with_norms_before_and_after():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        init = initialisers.ones
+        embed = PatchEmbed(4, 5, rngs=nnx.Rngs(0), kernel_init=init, bias_init=init, norm_eps=1e-3)
+        graph, state = nnx.split(embed)
+        p = jax.tree.map(lambda v: rng.normal(size=v.shape), nnx.to_pure_dict(state))
+        image = rng.normal(size=(1, 4, 8, 3))
+        result = jax.jit(lambda p, x: nnx.merge(graph, p)(x))(p, image)
+
+    def norm(x, q):
+        return (x - x.mean()) / np.sqrt(x.var() + 1e-3) * q["scale"] + q["bias"]
+
+    for token in range(2):
+        flat = norm(image[0, :, 4 * token : 4 * token + 4].reshape(48), p["norm_in"])
+        expected = norm(flat @ p["kernel"].reshape(48, 5) + p["bias"], p["norm_out"])
+        np.testing.assert_allclose(result[0, token], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_embedding_without_a_bias():
+    init = initialisers.normal(1.0)
+    embed = nnx.eval_shape(lambda: PatchEmbed(4, 5, rngs=nnx.Rngs(0), kernel_init=init, bias_init=init, bias=False))
+    assert embed.bias is None and list(nnx.to_pure_dict(nnx.state(embed))) == ["kernel"]

@@ -101,6 +101,26 @@ def test_torch_rules_by_a_slow_loop(rule, tenth, n_out, n_in):
     np.testing.assert_allclose(resize_matrix(rule, n_out, n_in), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("n_out", [6, 7, 8, 16, 32])
+def test_dino_rule_is_the_official_formula(n_out):
+    """methods_views 11.3: scale s = (n + 0.1) / 14, x = (j + 0.5) / s - 0.5, a = -0.75, taps clamped to the border."""
+    scale, a, expected = (n_out + 0.1) / 14, -0.75, np.zeros((n_out, 14))
+    for j in range(n_out):
+        x = (j + 0.5) / scale - 0.5
+        t = x - np.floor(x)
+        outer = [((a * (u - 5)) * u + 8 * a) * u - 4 * a for u in (t + 1, 2 - t)]
+        inner = [((a + 2) * u - (a + 3)) * u * u + 1 for u in (t, 1 - t)]
+        for tap, weight in enumerate([outer[0], *inner, outer[1]], start=int(np.floor(x)) - 1):
+            expected[j, np.clip(tap, 0, 13)] += weight
+    np.testing.assert_allclose(resize_matrix("dino_bicubic", n_out, 14), expected, rtol=0, atol=8e-15)
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(196, 5))
+    whole = np.kron(expected, expected) @ table
+    np.testing.assert_allclose(resize_table(table, (14, 14), (n_out, n_out), rule="dino_bicubic"), whole, atol=1e-13)
+    other = resize_table(table, (14, 14), (n_out, n_out), rule="torch_bicubic")
+    assert np.linalg.norm(whole - other) > 0.05 * np.linalg.norm(whole)
+
+
 def test_resize_table_in_jax_and_numpy_agree_and_exact_is_near():
     table = sincos_table((14, 14), 64)
     by_numpy = resize_table(table, (14, 14), (32, 32), rule="torch_bicubic")

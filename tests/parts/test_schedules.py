@@ -9,7 +9,7 @@ import pytest
 
 from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.types import Context
-from spendflops.engine.schedules import Constant, WarmupCosine, WarmupPoly, as_schedule, scaled_lr
+from spendflops.parts.schedules import Constant, Cosine, MultiStep, WarmupCosine, WarmupPoly, as_schedule, scaled_lr
 
 
 def at(schedule, step, steps):
@@ -45,6 +45,48 @@ def test_t8_segmentation():
         assert at(poly, step, 50_480) == pytest.approx(value, rel=1e-5)
     assert at(poly, 50_479, 50_480) == pytest.approx(1.98e-9, rel=2e-3)
     assert at(poly, 1500, 50_480) / 1e-4 == pytest.approx(1 - 1500 / 50_480, rel=1e-6)
+
+
+def test_t17_dino():
+    dino = WarmupCosine(peak=5e-4, end=1e-6, warmup_steps=20, inclusive=True)
+    values = {0: 0, 1: 2.63157895e-5, 19: 5e-4, 20: 5e-4, 21: 4.99807645e-4, 60: 2.505e-4, 99: 1.19235546e-6}
+    for step, value in values.items():
+        assert at(dino, step, 100) == pytest.approx(value, rel=1e-5, abs=1e-12)
+    without = WarmupCosine(peak=5e-4, end=1e-6, warmup_steps=20)
+    assert at(without, 19, 100) == pytest.approx(4.75e-4)
+
+
+def test_t17_byol():
+    peak = scaled_lr(0.3, batch_size=4096)
+    byol = WarmupCosine(peak=peak, warmup_steps=100)
+    found = [at(byol, step, 1000) for step in (0, 50, 100, 550, 1000)]
+    np.testing.assert_allclose(found, [0, 2.4, 4.8, 2.4, 0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_cosine_over_the_whole_stage():
+    decay = Cosine(start=0.04, end=0.4)
+    steps = np.arange(0, 101, 4)
+    expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * steps / 100))
+    np.testing.assert_allclose([at(decay, s, 100) for s in steps], expected, rtol=1e-6)
+
+
+def test_t5_steps_of_simmim_and_viny():
+    simmim = MultiStep(peak=4e-4, milestones=(0.875,), factor=0.1, warmup_fraction=1 / 80, start=2e-6)
+    found = [at(simmim, epoch, 800) for epoch in (0, 5, 10, 699, 700, 799)]
+    np.testing.assert_allclose(found, [2e-6, 2.01e-4, 4e-4, 4e-4, 4e-5, 4e-5], rtol=1e-6)
+    viny = MultiStep(peak=1e-3, milestones=(0.5, 0.85), factor=0.5)
+    # Every number of epochs puts a milestone on its own step, also where its product is not a float32.
+    for steps in (100, 312_500, 1_000_000):
+        at_half, at_85 = steps // 2, round(0.85 * steps)
+        found = [at(viny, s, steps) for s in (0, at_half - 1, at_half, at_85 - 1, at_85, steps - 1)]
+        np.testing.assert_allclose(found, np.array([1, 1, 0.5, 0.5, 0.25, 0.25]) * 1e-3, rtol=1e-6)
+
+
+def test_milestones_are_parts_of_the_stage():
+    with pytest.raises(ConfigError, match="parts of the stage"):
+        MultiStep(peak=1.0, milestones=(50.0,), factor=0.1)
+    with pytest.raises(ConfigError, match="multistep: warmup_fraction 2 is not in"):
+        MultiStep(peak=1.0, milestones=(), factor=0.1, warmup_fraction=2)
 
 
 def test_with_steps_and_a_fraction_the_shorter_warm_up_counts():

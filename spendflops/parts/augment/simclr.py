@@ -1,35 +1,15 @@
-"""Colour operators on the host, named by the code base that they come from.
-
-The same name means different functions in different stacks (contrast about the channel mean or the grey mean,
-saturation in HSV or as a blend with grey, zero or replicated borders), so every operator carries its origin:
-``..._simclr``.
-
-Operators take uint8 or float32 [H W 3] on the scale 0..1 and give the same type. A chain should run in float32 between
-:func:`to_float` and :func:`to_uint8`: then nothing is rounded in between. All randomness comes from ``rng``.
-"""
+"""SimCLR's colour operators, with TensorFlow's definitions (Chen et al. 2020, arXiv 2002.05709, appendix A)."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-Pixels = UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]
+from spendflops.parts.augment.common import Pixels, as_dtype, to_float
 
 GREY_SIMCLR = np.array([0.2989, 0.5870, 0.1140], np.float32)
 """Weights of red, green and blue in TensorFlow's ``rgb_to_grayscale``; they sum to 0.9999."""
-
-
-def to_float(array: Pixels) -> Float[np.ndarray, "H W 3"]:
-    """uint8 to float32 on the scale 0..1; float32 stays as it is."""
-    return array * np.float32(1 / 255) if array.dtype == np.uint8 else array
-
-
-def to_uint8(array: Pixels) -> UInt8[np.ndarray, "H W 3"]:
-    """Float32 on the scale 0..1 to uint8, to the nearest; uint8 stays as it is."""
-    if array.dtype == np.uint8:
-        return array
-    return np.rint(np.clip(array, 0, 1) * np.float32(255)).astype(np.uint8)
 
 
 def adjust_brightness_simclr(x: Float[np.ndarray, "H W 3"], factor: float) -> Float[np.ndarray, "H W 3"]:
@@ -99,7 +79,7 @@ def color_jitter_simclr(
         else:
             low = max(0.0, 1 - width)
             x = operator(x, low + (1 + width - low) * (u[index] + 1) / 2)
-    return _as(x, array.dtype)
+    return as_dtype(x, array.dtype)
 
 
 def to_gray_simclr(array: Pixels, rng: np.random.Generator, *, probability: float = 0.2) -> Pixels:
@@ -107,7 +87,7 @@ def to_gray_simclr(array: Pixels, rng: np.random.Generator, *, probability: floa
     if rng.random() >= probability:
         return array
     grey = to_float(array) @ GREY_SIMCLR
-    return _as(np.repeat(grey[..., None], 3, axis=-1), array.dtype)
+    return as_dtype(np.repeat(grey[..., None], 3, axis=-1), array.dtype)
 
 
 def gaussian_blur_simclr(
@@ -130,12 +110,8 @@ def gaussian_blur_simclr(
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / spread) ** 2)
     taps = (taps / taps.sum()).astype(np.float32)
     x = cv2.sepFilter2D(to_float(array), -1, taps, taps, borderType=cv2.BORDER_CONSTANT)
-    return _as(x, array.dtype)
+    return as_dtype(x, array.dtype)
 
 
 def _clip(x: np.ndarray) -> np.ndarray:
     return np.clip(x, 0, 1, out=x)
-
-
-def _as(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return to_uint8(x) if dtype == np.uint8 else x

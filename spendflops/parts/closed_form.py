@@ -1,8 +1,11 @@
-"""Counter A: closed forms for plain ViTs, from which a plugin can build its own.
+"""Counter A: closed forms of layers, and of whole ViTs, from which a plugin can build its own.
 
 Letters: N tokens, D width, L layers, P patch side, n patches, C classes, r MLP ratio. All results are FLOPs per image
 with 2 FLOPs per multiply-add. Matrix products only: biases, norms, softmax, activations, losses and the optimiser are
 not counted. The number of attention heads cancels.
+
+Backward, a product costs as much again for each of its operands that a gradient is asked of: 3 times the forward cost
+inside a network, 2 times for its first layer, whose input is the image, or for a product with a constant.
 """
 
 
@@ -16,13 +19,52 @@ def patch_embedding(patches: int, patch: int, width: int, *, channels: int = 3) 
     return linear(patches, channels * patch * patch, width)
 
 
-def transformer(tokens: int, width: int, layers: int, *, mlp_ratio: int = 4) -> int:
-    """Forward pass of L blocks: 2 L (4 N D^2 + 2 N^2 D + 2 r N D^2).
+def transformer(
+    tokens: int, width: int, layers: int, *, mlp_ratio: int = 4, inner: int | None = None, hidden: int | None = None
+) -> int:
+    """Forward pass of L blocks: 2 L (4 N D I + 2 N^2 I + 2 N D M).
 
-    The terms are qkv (3 N D^2) with the output projection (N D^2), logits with attention times value (2 N^2 D), and
-    the two MLP products. With r = 4 this is 2 L (12 N D^2 + 2 N^2 D).
+    The terms are qkv (3 N D I) with the output projection (N D I), logits with attention times value (2 N^2 I), and
+    the two MLP products. With I = D and M = 4 D this is 2 L (12 N D^2 + 2 N^2 D).
+
+    Args:
+        tokens: N.
+        width: D.
+        layers: L.
+        mlp_ratio: M / D, where ``hidden`` is not given.
+        inner: I, heads times their width; D by default.
+        hidden: M, width between the MLP's products.
     """
-    return 2 * layers * ((4 + 2 * mlp_ratio) * tokens * width**2 + 2 * tokens**2 * width)
+    inner = width if inner is None else inner
+    hidden = mlp_ratio * width if hidden is None else hidden
+    return 2 * layers * (4 * tokens * width * inner + 2 * tokens**2 * inner + 2 * tokens * width * hidden)
+
+
+def resize(old: tuple[int, int], new: tuple[int, int], width: int) -> int:
+    """A table of ``old`` rows and columns resampled to ``new``, rows first: 2 D (y r c + y x c), 0 if equal.
+
+    Once a call, not an image. The matrices are constants: backward costs as much again, where the table is learned.
+    """
+    if tuple(old) == tuple(new):
+        return 0
+    return 2 * width * (new[0] * old[0] * old[1] + new[0] * new[1] * old[1])
+
+
+def convolution(
+    size: tuple[int, int], inputs: int, outputs: int, *, kernel: int, stride: int = 1
+) -> tuple[int, tuple[int, int]]:
+    """A convolution with odd square kernels and padding of half a kernel: its cost, and the size of its result.
+
+    2 Cin Cout times, for each axis, the pairs of a tap and a result that meet a pixel: products with padding are not
+    counted.
+    """
+    pairs, result = 1, []
+    for extent in size:
+        count = (extent - 1) // stride + 1
+        result.append(count)
+        places = (out * stride + tap - kernel // 2 for out in range(count) for tap in range(kernel))
+        pairs *= sum(0 <= place < extent for place in places)
+    return 2 * inputs * outputs * pairs, (result[0], result[1])
 
 
 def vit_forward(*, image: int, patch: int, width: int, layers: int, classes: int = 0, cls: bool = True) -> int:

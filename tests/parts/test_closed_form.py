@@ -2,7 +2,15 @@
 
 import pytest
 
-from spendflops.accounts.flops.closed_form import mae_forward, mae_train, transformer, vit_forward, vit_train
+from spendflops.parts.closed_form import (
+    convolution,
+    mae_forward,
+    mae_train,
+    resize,
+    transformer,
+    vit_forward,
+    vit_train,
+)
 
 SIZES = {"Ti": (192, 12), "S": (384, 12), "B": (768, 12), "L": (1024, 24), "H": (1280, 32)}
 
@@ -71,3 +79,36 @@ def test_decoder_width_counts():
     narrow, wide = mae_forward(**options, decoder_width=256), mae_forward(**options)
     decoder = 2 * (50 * 192 * 256 + 8 * (12 * 197 * 256**2 + 2 * 197**2 * 256) + 197 * 256 * 768)
     assert wide - narrow == 2 * 5357969408 - decoder
+
+
+def test_transformer_with_its_own_widths():
+    """ViNy: 8 heads of width 64 in a model of width 128; 64 tokens and 12 layers are 352.3e6 products."""
+    one_layer = 64 * 128 * 1536 + 64 * 512 * 128 + 2 * 64 * 64 * 512 + 2 * 64 * 128 * 512
+    assert transformer(64, 128, 12, inner=512) == 12 * 2 * one_layer
+    assert transformer(64, 128, 12, inner=512, hidden=512) == transformer(64, 128, 12, inner=512, mlp_ratio=4)
+    assert transformer(197, 768, 12, inner=768, hidden=3072) == transformer(197, 768, 12)
+
+
+@pytest.mark.parametrize(("width", "layers", "products"), [(2560, 24, 493.6e9), (4096, 32, 1673.6e9)])
+def test_sizes_of_maws(width, layers, products):
+    """methods_mim 4.1: multiply-adds of one image of 224 pixels with patches of 14."""
+    assert vit_forward(image=224, patch=14, width=width, layers=layers) / 2 == pytest.approx(products, rel=1e-4)
+
+
+def test_resize_is_one_product_an_axis():
+    assert resize((14, 14), (6, 6), 768) == 2 * 768 * (6 * 14 * 14 + 6 * 6 * 14)
+    assert resize((3, 4), (5, 6), 1) == 2 * (5 * 3 * 4 + 5 * 6 * 4)
+    assert resize((14, 14), (14, 14), 768) == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (6, 7), (224, 5)])
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2), (5, 3)])
+def test_convolution_counts_products_with_pixels(size, kernel, stride):
+    pairs, result = 0, tuple(-(-n // stride) for n in size)
+    for row in range(result[0]):
+        for col in range(result[1]):
+            for i in range(kernel):
+                for j in range(kernel):
+                    y, x = row * stride + i - kernel // 2, col * stride + j - kernel // 2
+                    pairs += 0 <= y < size[0] and 0 <= x < size[1]
+    assert convolution(size, 3, 5, kernel=kernel, stride=stride) == (2 * 3 * 5 * pairs, result)

@@ -1,0 +1,1 @@
+"""Layouts of other people's weights. Keys are those of their published files."""

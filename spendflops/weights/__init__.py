@@ -1,0 +1,1 @@
+"""Weights on disk: read without trust, matched by rules, kept in folders of our own."""
