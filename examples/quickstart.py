@@ -14,7 +14,8 @@ from pathlib import Path
 
 import spendflops
 from spendflops.contracts import registry
-from spendflops.engine import optim, schedules
+from spendflops.engine import optim
+from spendflops.parts import schedules
 from spendflops.study.launch import Launch
 from spendflops.study.report import terminal_table, write
 

@@ -174,6 +174,10 @@ class BYOL(Objective):
             )
         if projector_layers < 1 or predictor_layers < 1:
             raise ConfigError(f"projector_layers {projector_layers} and predictor_layers {predictor_layers} start at 1")
+        if output_norm and head_norm == "none":
+            raise ConfigError(
+                "output_norm has no effect", why="head_norm is 'none'", fix="choose a norm, or leave it out"
+            )
         self.backbone, self.ema, self.ema_end = backbone, ema, ema_end
         self.reduction, self.teacher_init, self.head_norm = reduction, teacher_init, head_norm
         self.couples_batch = head_norm == "bn" or backbone.couples_batch

@@ -59,7 +59,7 @@ class ResNet(Backbone):
         ConfigError: Unknown options, or an image size that the strides do not divide.
     """
 
-    couples_batch: ClassVar[bool] = True
+    couples_batch = True
 
     def __init__(
         self,

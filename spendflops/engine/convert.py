@@ -80,6 +80,8 @@ def import_file(
     definition = define(backbone, objective or Bare, info=given)
     target = target_of(definition)
     found = layout.choose(layouts(using), content, target, weights=weights, resize=resize)
+    if content.values:
+        found.ignore("no tensors", *content.values)
     values, notes = layout.read(found, content, target, resize=resize)
     dtypes = sorted({content.tensors[key].dtype.name for _, keys in found.taken.values() for key in keys})
     source = {

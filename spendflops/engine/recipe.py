@@ -24,7 +24,8 @@ class InitFrom:
     Attributes:
         stage: Name of an earlier stage of this recipe; or
         run: A finished run directory, relative to this run's or to the working directory. Its FLOPs are ``prior``; or
-        weights: A folder of ``spendflops import`` or ``export``. Its FLOPs, if it says them, are ``prior``.
+        weights: A folder that ``spendflops import`` made, relative to the working directory. Its FLOPs, if it says
+            them, are ``prior``.
         select: Regular expression over parameter paths: each path that matches must be found in the source.
         allow: Expressions of paths that may be missing there; they keep their new values.
     """

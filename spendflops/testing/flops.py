@@ -13,7 +13,7 @@ def flops_batch(s: Subject) -> None:
     """FLOPs grow in proportion to the batch (with its square only where ``couples_batch`` is declared)."""
     costs = [s.program(batch_size=n * s.batch_size).cost().total for n in (1, 2, 3, 4)]
     growth = np.diff(costs)
-    bends = np.diff(growth, n=2 if s.cls.couples_batch else 1)
+    bends = np.diff(growth, n=2 if s.definition.example.couples_batch else 1)
     if min(growth) <= 0 or np.any(np.abs(bends) > 1e-3 * growth[0]):
         raise CheckFailed(
             f"1, 2, 3, 4 batches of {s.batch_size} cost {', '.join(f'{c:,}' for c in costs)} FLOPs",

@@ -260,7 +260,7 @@ def targets_state(s: Subject) -> None:
 @needs("loss")
 def couples_batch(s: Subject) -> None:
     """Without ``couples_batch`` the loss is a mean over examples: exchanging two of them has two separate effects."""
-    if s.cls.couples_batch:
+    if s.definition.example.couples_batch:
         raise Skipped("couples_batch is declared")
     state, batches = s.trajectory[-1][0], []
     for chosen in ((), (0,), (1,), (0, 1)):

@@ -157,6 +157,8 @@ def match(
         else:
             found.unknown[key] = original
     _need(found, target, keys)
+    if not found.misfits and (lost := [path for path in target.shapes if path not in found.taken]):
+        found.problems.append(f"{lost[0]} of the model: the layout gives its tensor to another")
     return found
 
 
@@ -219,7 +221,9 @@ def _place(
             found.problems.append(f"{there} {[tensors[key].shape for key in keys]} in the file: {error}")
             return
         table = rule.resize is not None and made[-1:] == tuple(shape)[-1:]
-        if made == tuple(shape) or (table and resize is not None):
+        if path in found.taken:
+            found.problems.append(f"{there} and {', '.join(found.taken[path][1])} in the file both make {path}")
+        elif made == tuple(shape) or (table and resize is not None):
             found.taken[path] = (rule, keys)
         else:
             hint = ", another image size: give that, or --resize RULE" if table else ""

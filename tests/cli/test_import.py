@@ -48,6 +48,7 @@ def test_in_and_out_again(file, tmp_path, capsys):
     assert main(["import", str(file), *given, "--out", str(tmp_path / "w")]) == 0
     said = capsys.readouterr().out
     assert "model.pth: PyTorch, layout timm" in said and "56 tensors" in said
+    assert "ignored   2: no tensors (epoch, ...)" in said
     assert "float16 made float32 without loss" in said and "FLOPs spent on them: 2,000,000,000,000,000" in said
     config = json.loads((tmp_path / "w" / "config.json").read_text())
     assert config["flops"] == 2 * 10**15 and config["weights"] == "online" and config["source"]["layout"] == "timm"

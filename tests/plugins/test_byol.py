@@ -1,4 +1,4 @@
-"""BYOL: the cases of methods_views.md section 15 under their numbers, a slow oracle of the whole step, views."""
+"""BYOL: cases with known values under their numbers (T7, T8, T10, T20, T22), a slow oracle of the whole step, views."""
 
 from __future__ import annotations
 
@@ -312,6 +312,15 @@ def test_heads_without_batch_statistics(norm):
     np.testing.assert_allclose(found[:1], alone, rtol=1e-5, atol=1e-6)
 
 
+def test_output_norm_centres_what_is_compared():
+    module = BYOL(tiny(depth=1), info=INFO, rngs=nnx.Rngs(0), output_norm=True, **SMALL)
+    x = np.random.default_rng(0).normal(size=(6, 32)).astype(np.float32) + 3
+    for head, given in ((module.projector, x), (module.predictor, x[:, :8])):
+        found = np.asarray(head(jnp.asarray(given), context()))
+        assert np.abs(found.mean(0)).max() < 1e-5 and head.norm[1].bias is None
+        np.testing.assert_allclose(found.std(0), 1, rtol=2e-3)
+
+
 def test_refusals():
     for options, message in (
         ({"head_norm": "batch"}, "bn"),
@@ -321,6 +330,7 @@ def test_refusals():
         ({"ema_end": -0.1}, "within 0 and 1"),
         ({"predictor_layers": 0}, "start at 1"),
         ({"head_norm": "gn_ws", "hidden_dim": 30}, "do not divide"),
+        ({"head_norm": "none", "output_norm": True}, "no effect"),
     ):
         with pytest.raises(ConfigError, match=message):
             objective(BYOL, **{**SMALL, **options})

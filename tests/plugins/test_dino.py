@@ -9,18 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from purelib import INFO, TINY, context, count, made, objective, sample, split, tiny
+from purelib import INFO, TINY, context, objective, sample, split
 from spendflops_plugins.dino import DINO, DINOViews, cross_entropy
-from spendflops_plugins.dino.head import Head, WeightNorm
-from spendflops_plugins.simclr import SimCLRViews
+from spendflops_plugins.dino.head import Head
 from spendflops_plugins.vit import ViT
 
 import spendflops.testing
 from spendflops.contracts.backbone import Backbone
-from spendflops.contracts.errors import ConfigError, PluginError
-from spendflops.contracts.types import Context, Features, InputSpec, Stat
+from spendflops.contracts.errors import ConfigError
+from spendflops.contracts.types import Context, Features, Stat
 from spendflops.engine import data
-from spendflops.engine.optim import Clip, adamw
 from spendflops.parts.closed_form import vit_forward
 from spendflops.parts.nn.norm import BatchNorm
 from spendflops.parts.schedules import Cosine, WarmupCosine
@@ -205,32 +203,6 @@ def test_t19_cross_entropy_is_entropy_and_divergence(three):
     assert metrics["marginal_entropy"] == pytest.approx(-np.sum(usage * np.log(usage)), rel=1e-5)
 
 
-def weight_norm(**options):
-    return WeightNorm(8, 5, rngs=nnx.Rngs(0), **options)
-
-
-def test_t15_weight_norm():
-    x = logits(0, 6, 8).astype(np.float32)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    layer = weight_norm(free_lengths=False)
-    before = np.asarray(layer(x))
-    assert np.abs(before).max() <= 1
-    layer.v.set_value(layer.v[...] * jnp.asarray([0.1, 2.0, 30.0, 1.0, 0.5]))
-    np.testing.assert_allclose(layer(x), before, atol=1e-6)
-    assert layer.g is None
-    free = weight_norm(free_lengths=True)
-    np.testing.assert_allclose(free(x), before, atol=1e-6)  # lengths begin at 1
-    free.g.set_value(jnp.arange(5.0))
-    np.testing.assert_allclose(free(x), before * np.arange(5), atol=1e-5)
-
-
-def test_t16_clipping_by_tensor_and_by_the_norm_of_all():
-    gradients = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([[0.0, 4.0]])}
-    for per, expected in (("tensor", (1.0, 1.0)), ("global", (0.6, 0.8))):
-        clipped = Clip(norm=1.0, per=per)(gradients)
-        assert [float(jnp.linalg.norm(g.ravel())) for g in clipped.values()] == pytest.approx(expected, rel=1e-6)
-
-
 def at(step, steps):
     return Context(key=jax.random.key(0), step=jnp.asarray(step), steps=jnp.asarray(steps))
 
@@ -300,78 +272,7 @@ def test_closed_form_with_learned_positions():
         return ViT(rngs=rngs, **(TINY | options))
 
     subject = Subject(DINO, options=DINO.kit_options, views=FEW, backbone=backbone, batch_size=2)
-    assert subject.train.closed_form == pytest.approx(subject.train.cost().total, rel=5e-3)
-
-
-@pytest.mark.parametrize("dim,total", [(768, 23_138_560), (384, 22_352_128), (192, 21_958_912)])
-def test_head_counts(dim, total):
-    def head(free):
-        options = {"hidden": 2048, "bottleneck": 256, "batch_norm": False, "dtype_name": "float32"}
-        return Head(dim, 65536, free_lengths=free, rngs=nnx.Rngs(0), **options)
-
-    assert count(lambda: head(True)) == total
-    assert count(lambda: head(False)) == total - 65536
-
-
-def test_initial_values_and_the_band_of_the_first_loss():
-    options = {"hidden": 64, "bottleneck": 256, "free_lengths": True, "batch_norm": False, "dtype_name": "float32"}
-
-    k = 4096
-
-    @jax.jit
-    def start(key, x):
-        head = Head(16, k, rngs=nnx.Rngs(key), **options)
-        return nnx.to_pure_dict(nnx.state(head, nnx.Param)), head(x, context())
-
-    params, out = jax.tree.map(np.asarray, start(jax.random.key(0), logits(0, 5, 16).astype(np.float32)))
-    for layer in params["mlp"].values():
-        assert layer["kernel"].std() == pytest.approx(0.02, rel=0.05) and np.all(layer["bias"] == 0)
-    assert np.abs(params["mlp"][2]["kernel"]).max() > 0.06  # not cut at two standard deviations
-    v, g = params["last_layer"]["v"], params["last_layer"]["g"]
-    assert 0.0624 < v.max() <= 1 / 16 and v.std() == pytest.approx(1 / 16 / math.sqrt(3), rel=1e-2) and np.all(g == 1)
-    zero = np.zeros(k, np.float32)
-    twins, others = (
-        float(compiled(out[None, s], out[None, t], zero, 0.1, 0.04))
-        for s, t in (([0, 0, 0], [0, 0]), ([2, 3, 4], [0, 1]))
-    )
-    # Logits have the variance 1 / 256. Over tau_s = 0.1 that adds s^2 / 2 to ln K; where both views agree, s t is saved.
-    spread, agreement = 0.5 / (256 * 0.1**2), 1 / (256 * 0.1 * 0.04)
-    assert math.log(65536) + spread == pytest.approx(11.29, abs=0.005)
-    assert math.log(65536) + spread - agreement == pytest.approx(10.31, abs=0.005)
-    assert twins == pytest.approx(math.log(k) + spread - agreement, abs=0.1)
-    assert others == pytest.approx(math.log(k) + spread, abs=0.3)
-
-
-def small_head(**options):
-    defaults = {"hidden": 6, "bottleneck": 5, "free_lengths": True, "batch_norm": False, "dtype_name": "float32"}
-    return made(lambda: Head(4, 7, rngs=nnx.Rngs(0), **(defaults | options)))
-
-
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_head_against_numpy(batch_norm):
-    graph, params, stats = split(small_head(batch_norm=batch_norm))
-    params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
-    x = np.random.default_rng(0).normal(size=(3, 2, 4))
-    with jax.enable_x64(True):
-        found = np.asarray(jax.jit(lambda p, x: nnx.merge(graph, p, stats)(x, context()))(params, x))
-    for index in range(3):
-        x = x @ params["mlp"][index]["kernel"] + params["mlp"][index]["bias"]
-        if index < 2:
-            if batch_norm:  # over all views of all images
-                norm = params["norm"][index]
-                x = (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5) * norm["scale"] + norm["bias"]
-            x = np.vectorize(lambda a: a * 0.5 * (1 + math.erf(a / math.sqrt(2))))(x)
-    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    v, g = params["last_layer"]["v"], params["last_layer"]["g"]
-    np.testing.assert_allclose(found, x @ (v / np.linalg.norm(v, axis=0) * g), rtol=1e-10, atol=1e-12)
-
-
-def test_head_has_a_finite_gradient_at_zero():
-    graph, params, stats = split(small_head())
-    params = jax.tree.map(np.zeros_like, params) | {"last_layer": params["last_layer"]}
-    x = np.ones((1, 1, 4), np.float32)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(nnx.merge(graph, p, stats)(x, context()))))(params)
-    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradient))
+    assert subject.train.closed_form == subject.train.cost().total
 
 
 CALLS = []
@@ -443,56 +344,6 @@ def test_without_local_views_and_with_one_image():
     assert np.isfinite(run(params))
 
 
-def groups_of(factory):
-    """Path -> (decayed, its start) by the official groups."""
-    module = nnx.eval_shape(factory)
-    _, params, _ = split(module)
-    table = adamw(lr=1.0).assign(jax.tree.map(lambda x: np.zeros(()), params), module)
-    return {p: (g.decay, (g.start, g.start_fraction)) for g, paths in table for p in paths}
-
-
-def learned():
-    return ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": 1, "positions": "learned"}))
-
-
-def test_decay_leaves_out_biases_and_norms_but_not_tokens_and_positions():
-    found = groups_of(lambda: build(learned(), norm_last_layer=False, freeze_last_layer_steps=7))
-    exempt = {p for p, (decay, _) in found.items() if not decay}
-    assert exempt == {p for p in found if p.endswith(("bias", "scale"))}
-    tokens = {"backbone/cls_token", "backbone/pos_embed"}
-    assert {*tokens, "head/last_layer/v", "head/last_layer/g", "head/mlp/0/kernel"} <= set(found) - exempt
-    late = {p for p, (_, start) in found.items() if start != (None, None)}
-    assert late == {"head/last_layer/v", "head/last_layer/g"} and found["head/last_layer/g"][1] == (7, None)
-    other = groups_of(lambda: build(learned(), decay_mask="no_pos_cls"))
-    assert {p for p, (decay, _) in other.items() if not decay} - exempt == tokens
-    assert "head/last_layer/g" not in other  # of norm 1 for good
-
-
-@pytest.mark.parametrize("options", [{"freeze_last_layer_steps": 2000}, {"freeze_last_layer_fraction": 0.2}])
-def test_the_last_layer_takes_steps_of_the_learning_rate_once_it_is_released(options):
-    module = nnx.eval_shape(lambda: build(norm_last_layer=False, **options))
-    params = {"head": {"last_layer": {"v": jnp.ones((2, 3))}, "mlp": {"0": {"kernel": jnp.ones((2, 2))}}}}
-    optimizer = adamw(lr=0.5, weight_decay=0.01)
-    state = optimizer.init(params, module)
-    gradients = {"head/last_layer/v": jnp.full((2, 3), 0.3), "head/mlp/0/kernel": jnp.ones((2, 2))}
-
-    @jax.jit
-    def step(params, state, number):
-        return optimizer.update(gradients, state, params, objective=module, ctx=at(number, 10_000))[:2]
-
-    for number in (0, 1, 1999):
-        params, state = step(params, state, number)
-        assert np.all(np.asarray(params["head"]["last_layer"]["v"]) == 1)  # no decay either
-        assert not np.any(np.asarray(params["head"]["mlp"]["0"]["kernel"]) == 1)
-    for number in range(2000, 2014):
-        before = np.asarray(params["head"]["last_layer"]["v"])
-        params, state = step(params, state, number)
-        moved = before - np.asarray(params["head"]["last_layer"]["v"])
-        np.testing.assert_allclose(moved, 0.5 * (1 + 0.01 * before), rtol=1e-4)
-    # With the count of the other layers the first step would be 2.9 times as long.
-    assert 0.1 / math.sqrt(0.001 / (1 - 0.999**2001)) == pytest.approx(2.94, abs=0.01)
-
-
 def test_refusals():
     for options, message in (
         ({"teacher_temp": 0.3, "teacher_temp_warmup_steps": 3}, "not in"),
@@ -506,80 +357,6 @@ def test_refusals():
     nnx.eval_shape(lambda: build(teacher_temp_start=0.1, teacher_temp=0.1, max_teacher_temp=0.1))
     with pytest.raises(ConfigError, match="local_views is -1"):
         DINOViews(local_views=-1)
-
-
-def test_views_and_inputs_must_agree_before_anything_compiles():
-    module = nnx.eval_shape(build)
-    spec = module.backbone.spec
-    with pytest.raises(ConfigError, match="local_size = 16"):
-        data.train_structs(module, DINOViews(local_size=18), spec, 4)
-    with pytest.raises(PluginError, match=r"local_view.*no size for"):
-        data.train_structs(module, SimCLRViews(), spec, 4)
-    structs = data.train_structs(module, FEW, spec, 1)
-    batch = {name: x[None] for name, x in DINOViews(local_views=3)(sample(), np.random.default_rng(0), spec).items()}
-    with pytest.raises(ConfigError, match="local_view"):
-        data.check_batch(batch, structs, "DINO")
-
-
-def test_local_views_are_three_sevenths_of_the_global_ones():
-    def small(size, stride, **options):
-        spec = InputSpec(size=(size, size), stride=(stride, stride), mean=(0,) * 3, std=(1,) * 3)
-        letters = DINOViews(**options).letters(spec)
-        return letters["h"], letters["w"], letters["V"]
-
-    assert small(224, 16) == (96, 96, 8) and small(224, 8, local_views=0) == (96, 96, 0)
-    assert small(224, 14) == (98, 98, 8) and small(32, 4) == (12, 12, 8) and small(16, 16) == (16, 16, 8)
-    assert small(32, 4, local_size=16) == (16, 16, 8)
-
-
-def test_views_are_different_draws_that_a_seed_repeats():
-    spec = tiny().spec
-    one, again = (DINOViews(local_views=3)(sample(), np.random.default_rng(5), spec) for _ in range(2))
-    assert one["global_view"].shape == (2, 32, 32, 3) and one["local_view"].shape == (3, 16, 16, 3)
-    for name, x in one.items():
-        np.testing.assert_array_equal(x, again[name])
-        assert x.dtype == np.uint8 and not np.array_equal(x[0], x[1])
-
-
-OFF = {
-    "global_scale": (1.0, 1.0),
-    "local_scale": (1.0, 1.0),
-    "ratio": (1.0, 1.0),
-    "flip": 0.0,
-    "jitter": 0.0,
-    "gray": 0.0,
-    "blur": (0.0, 0.0, 0.0),
-    "solarize": 0.0,
-    "local_views": 1,
-    "local_size": 32,
-}
-
-
-def test_which_operator_is_for_which_view():
-    spec, given = tiny().spec, sample(0, (32, 32))
-    whole = given["image"].array
-
-    def views(**options):
-        made = DINOViews(**(OFF | options))(given, np.random.default_rng(0), spec)
-        return [*made["global_view"], *made["local_view"]]
-
-    def changed(**options):
-        return [not np.array_equal(x, whole) for x in views(**options)]
-
-    assert changed() == [False] * 3
-    assert all(np.array_equal(x, whole[:, ::-1]) for x in views(flip=1.0))
-    assert changed(jitter=1.0) == changed(gray=1.0) == [True] * 3
-    assert all(np.all(x[..., 0] == x[..., 1]) for x in views(gray=1.0))
-    for index in range(3):
-        blur = tuple(float(i == index) for i in range(3))
-        assert changed(blur=blur, radius=(1.0, 1.0)) == [i == index for i in range(3)]
-    solarized = views(solarize=1.0)
-    np.testing.assert_array_equal(solarized[1], np.where(whole < 128, whole, 255 - whole))
-    assert changed(solarize=1.0) == [False, True, False]
-    assert changed(global_scale=(0.4, 0.5)) == [True, True, False]
-    assert changed(local_scale=(0.4, 0.5)) == [False, False, True]
-    still = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
-    assert changed(jitter=1.0, **still) == [False] * 3
 
 
 def test_the_teacher_is_what_goes_on():

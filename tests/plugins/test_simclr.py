@@ -1,4 +1,4 @@
-"""SimCLR: the cases of methods_views.md section 15 under their numbers, a slow oracle, views."""
+"""SimCLR: cases with known values under their numbers (T1 to T6), a slow oracle, views."""
 
 from __future__ import annotations
 

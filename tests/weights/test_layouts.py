@@ -159,6 +159,13 @@ def checkpoint(case):
     }  # fmt: skip
 
 
+def test_a_name_inside_and_outside_of_the_wrapper():
+    case = CASES["mae"]
+    file = {f"model.{k}": v for k, v in case.file().items()}
+    with pytest.raises(DataError, match=r"norm\.weight and model\.norm\.weight in the file have one name"):
+        case.read({**file, "norm.weight": file["model.norm.weight"]}, using="mae")
+
+
 def test_dino_checkpoints_give_the_teacher_or_the_student():
     case = CASES["dino, free lengths"]
     student, teacher, file = checkpoint(case)
@@ -282,6 +289,24 @@ def test_one_file_in_two_ways_needs_a_choice():
         layout.choose({"a": plain, "b": Turned()}, in_memory(case.file()), case.target, weights=None, resize=None)
 
 
+def test_rules_that_take_a_tensor_twice_or_give_two_to_one_place():
+    case = CASES["timm"]
+    plain = convert.layouts("timm")["timm"]
+    kept = tuple(rule for rule in plain.rules if rule.ours != "backbone/norm/bias")
+
+    class Twice(type(plain)):
+        rules = (*kept, Rule(theirs=("norm.weight",), ours="backbone/norm/bias"))
+
+    class Both(type(plain)):
+        rules = (*kept, Rule(theirs=("norm.bias",), ours="backbone/norm/scale"))
+
+    file = case.file()
+    without = {key: value for key, value in file.items() if key != "norm.bias"}
+    for made, given, message in ((Twice, without, "to another"), (Both, file, "both make backbone/norm/scale")):
+        with pytest.raises(DataError, match=message):
+            layout.choose({"x": made()}, in_memory(given), case.target, weights=None, resize=None)
+
+
 def test_the_two_layouts_of_clip_hold_the_same_model():
     ours, theirs = CASES["openai clip"], CASES["hf clip"]
     values = ours.values()
@@ -331,8 +356,8 @@ def test_positions_are_resized_when_that_is_asked_for():
     assert np.array_equal(values["backbone/pos_embed"][0, 0], file["pos_embed"][0, 0])
     with pytest.raises(DataError, match="no square grid"):
         case.read({**file, "pos_embed": file["pos_embed"][:, :15]}, using="timm", resize="torch_bicubic")
-    with pytest.raises(DataError, match="cls_token"):
-        case.read({**file, "cls_token": file["cls_token"][..., :16]}, using="timm", resize="torch_bicubic")
+    with pytest.raises(DataError, match=r"pos_embed in the file makes backbone/pos_embed \(1, 17, 16\)"):
+        case.read({**file, "pos_embed": file["pos_embed"][..., :16]}, using="timm", resize="torch_bicubic")
 
 
 def test_relative_positions_are_resized_but_for_the_rows_of_the_class_token():

@@ -146,6 +146,21 @@ def test_a_hostile_pickle_is_refused_and_nothing_of_it_runs(case, tmp_path):
     assert error.value.exit_code == 3 and not marker.exists()
 
 
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (Call("torch.FloatStorage", ()), r"calls torch\.FloatStorage"),
+        (Call("argparse.Namespace", ()), r"calls argparse\.Namespace"),
+        (Persistent(("storage", Name("argparse.Namespace"), "0", "cpu", 1)), "'storage' of type argparse"),
+        (Persistent(("module", Name("torch.FloatStorage"), "0", "cpu", 1)), "refers to 'module'"),
+        (Raw(b"\x82\x01"), "has the instruction EXT1"),
+    ],
+)
+def test_the_reason_is_named(value, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        open_file(save(tmp_path / "x.pth", {"w": value}))
+
+
 def test_a_pickle_that_would_run_does_run_elsewhere(tmp_path):
     pickle.loads(pickle.dumps(Evil(tmp_path / "marker")))
     assert (tmp_path / "marker").exists()
@@ -189,10 +204,11 @@ def test_a_tensor_must_be_what_its_storage_holds(name, tmp_path):
         open_file(path)
 
 
-def test_a_few_lists_that_stand_for_very_many_values(tmp_path):
+def test_a_few_lists_that_stand_for_very_many_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "LARGEST_TREE", 10_000)
     # x = [x, x] forty times over: a trillion values in three hundred bytes.
     code = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(40)) + b"."
-    with pytest.raises(DataError, match="1,000,000 values"):
+    with pytest.raises(DataError, match="10,000 values"):
         open_file(save(tmp_path / "x.pth", None, pickle=b"\x80\x02" + code))
     with pytest.raises(DataError, match="levels deep"):
         open_file(save(tmp_path / "y.pth", None, pickle=b"\x80\x02" + b"](" * 100 + b"e" * 100 + b"."))

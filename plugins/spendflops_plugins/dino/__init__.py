@@ -195,10 +195,10 @@ class DINO(Objective):
     def closed_form(self, batch: Mapping[str, Any]) -> int:
         """The teacher forward on the global views, the student forward and backward on all."""
         (count, two, *large), (_, many, *small) = (batch[name].shape[:4] for name in self.inputs)
-        flops, head = self.backbone.flops, count * self.head.flops()
-        teacher = flops(tuple(large), images=count * two) + two * head
-        student = flops(tuple(large), train=True, images=count * two) + 3 * (two + many) * head
-        return teacher + student + (flops(tuple(small), train=True, images=count * many) if many else 0)
+        flops = self.backbone.flops
+        trunks = flops(tuple(large), images=count * two) + flops(tuple(large), train=True, images=count * two)
+        trunks += flops(tuple(small), train=True, images=count * many) if many else 0
+        return trunks + count * (two + 3 * (two + many)) * self.head.flops()
 
 
 def cross_entropy(student: Float[Array, "B V K"], p: Float[Array, "B 2 K"]) -> Float[Array, ""]:
