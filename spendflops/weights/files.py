@@ -171,7 +171,10 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, st
     # The library writes the memory of an array in its order, whatever its strides say.
     plain = {key: np.array(value, order="C") for key, value in arrays.items()}
     with _whole(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # What this user's files have; the library's are for their owner alone.
         safetensors.numpy.save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
+        temporary.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,6 +23,7 @@ DEFAULTS = {"objective": "mae", "backbone": "vit_nano", "dataset": "shapes", "bu
 OVER = ("paper", "small")
 """Folders of files that are laid over a method's preset: ``--objective mae --gin_file paper/mae.gin``."""
 
+OVERLAYS = "paper/overlays.gin"
 FRAGMENTS = [
     f
     for f in FILES
@@ -87,7 +88,7 @@ def built(file, *, strict):
     return build([dataclasses.replace(s, preset=s.preset and s.name not in own) for s in composition.sources], root)[0]
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f not in FRAGMENTS and not f.startswith("models/")])
+@pytest.mark.parametrize("file", [f for f in FILES if f not in (*FRAGMENTS, OVERLAYS) and not f.startswith("models/")])
 def test_file_loads_builds_abstractly_and_has_no_idle_binding(file):
     made = built(file, strict=[file])
     for stage in stages_of(made):
@@ -115,6 +116,43 @@ def test_every_fragment_is_of_use_to_a_study():
     for study in studies:
         mine = {source.name.removeprefix("gin/") for source in read(study)}
         assert built(study, strict=[f for f in FRAGMENTS if f in mine])
+
+
+CELLS = """
+include 'paper/byol.gin'
+include 'paper/simclr.gin'
+include 'paper/dino.gin'
+include 'paper/overlays.gin'
+include 'models/vit_b16.gin'
+COMPUTE_DTYPE = 'float32'
+Study.title = 'T'
+Study.question = 'Q'
+Study.budgets = ('1e21',)
+Study.methods = {'byol': (@byol/Stage(),), 'simclr': (@simclr/Stage(),), 'dino': (@dino/Stage(),)}
+Study.datasets = {'jft': @datasets.shapes(), 'align': @datasets.shapes(), 'coco': @datasets.shapes()}
+Study.overlays = {
+    'byol/jft': (@byol/jft/Stage(),), 'byol/align': (@byol/align/Stage(),), 'byol/coco': (@byol/coco/Stage(),),
+    'simclr/coco': (@simclr/coco/Stage(),), 'dino/jft': (@dino/jft/Stage(),),
+}
+Study.evaluations = (@Evaluation(),)
+Study.primary = 'accuracy'
+Evaluation.evaluator = @evaluators.accuracy()
+Evaluation.data = {'eval': (@datasets.shapes(), 'test')}
+Stage.dataset = @datasets.shapes()
+"""
+
+
+def test_the_papers_settings_that_depend_on_the_data(tmp_path):
+    (tmp_path / "cells.gin").write_text(CELLS)
+    sources = config.compose(gin_files=[tmp_path / "cells.gin"]).sources
+    strict = [dataclasses.replace(s, preset=s.preset and s.name != f"gin/{OVERLAYS}") for s in sources]
+    cells = [(method, stages[0]) for method, stages in build(strict, "Study")[0].cells()]
+    ema = [s.objective.keywords["ema"] for method, s in cells if method == "byol"]
+    decay = {method: [s.optimizer.weight_decay for m, s in cells if m == method] for method in ("byol", "simclr")}
+    dino = [(s.optimizer.clip.norm, s.optimizer.lr.peak) for method, s in cells if method == "dino"]
+    assert ema == [0.99, 0.99, 0.97]
+    assert decay == {"byol": [0.1, 0.1, 1e-6], "simclr": [0.1, 0.1, 1e-6]}
+    assert dino == [(0.1, pytest.approx(4e-4)), (1.0, pytest.approx(3e-3)), (1.0, pytest.approx(3e-3))]
 
 
 @pytest.mark.parametrize(

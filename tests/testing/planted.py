@@ -21,7 +21,7 @@ from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.objective import Objective, Views
 from spendflops.contracts.types import DatasetInfo, FeatureMap, Features, Loss, Stat, Tokens
-from spendflops.parts import images
+from spendflops.parts import closed_form, images
 from spendflops.parts.nn.linear import Linear, compute_dtype
 from spendflops.parts.nn.patches import patchify
 from spendflops.parts.preprocess import Resize
@@ -61,6 +61,12 @@ class Patches(TokenBackbone):
         prefix = jnp.broadcast_to(tokens.prefix, (len(x), 1, 8)) + x.mean(axis=1, keepdims=True)
         maps = tuple(FeatureMap(tokens=x, grid=tokens.grid, stride=8) for _ in levels)
         return Features(tokens=x, prefix=prefix, summary=prefix[:, 0], grid=tokens.grid, levels=maps)
+
+    def flops(self, size=None, *, kept=None, train=False, images=1):
+        height, width = size or self.image_size
+        count = images * (height // 8) * (width // 8)
+        first, second = closed_form.linear(count, 3 * 8 * 8, 8), closed_form.linear(count, 8, 8)
+        return 2 * first + 3 * second if train else first + second
 
 
 _dtype = compute_dtype
@@ -110,6 +116,11 @@ class Sound(Objective):
         features = self.backbone(batch["image"], ctx)
         return {"features": features, "logits": self.head(features.summary)}
 
+    def closed_form(self, batch):
+        images, *size = batch["image"].shape[:3]
+        head = closed_form.linear(images, *self.head.kernel.shape)
+        return self.backbone.flops(tuple(size), train=True, images=images) + 3 * head
+
 
 class Taught(Sound):
     """Also follows an EMA copy of its backbone."""
@@ -124,6 +135,10 @@ class Taught(Sound):
 
     def teacher_decay(self, ctx):
         return jnp.float32(0.9)
+
+    def closed_form(self, batch):
+        images, *size = batch["image"].shape[:3]
+        return super().closed_form(batch) + self.backbone.flops(tuple(size), images=images)
 
 
 # ---- objectives
@@ -294,6 +309,12 @@ class AllPairs(Sound):
 class Twice(Sound):
     def loss(self, batch, targets, ctx):
         return Loss(value=super().loss(batch, targets, ctx).value + super().loss(batch, targets, ctx).value)
+
+
+@bug("objectives", "flops_closed_form")
+class ForgetsTheTeacher(Taught):
+    def closed_form(self, batch):
+        return Sound.closed_form(self, batch)
 
 
 @bug("objectives", "predict")

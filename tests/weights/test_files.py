@@ -137,3 +137,9 @@ def test_half_a_folder_is_none(tmp_path, monkeypatch):
     monkeypatch.undo()
     folder.write(tmp_path / "w", {"backbone/a": ARRAYS["a"]}, CONFIG)
     assert json.loads((tmp_path / "w" / "config.json").read_text())["format"] == folder.FORMAT
+
+
+def test_others_may_read_what_others_may_read_of_this_users_files(tmp_path):
+    (tmp_path / "plain.txt").write_text("")
+    files.save(tmp_path / "x.safetensors", {"x": np.zeros(2)})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
