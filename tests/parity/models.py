@@ -6,12 +6,13 @@ import contextlib
 import importlib
 
 import torch
+from torch import library
 
 with contextlib.suppress(Exception):
     # A torchvision that was built for another torch cannot register its operators; nothing here calls them, but their
     # names must be known for it to be imported.
     if importlib.util.find_spec("torchvision") and not hasattr(torch.ops.torchvision, "nms"):
-        _LIBRARY = torch.library.Library("torchvision", "DEF")
+        _LIBRARY = library.Library("torchvision", "DEF")
         for _name in ("nms", "qnms"):
             _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 

@@ -4,8 +4,8 @@ import pytest
 
 from spendflops.parts.closed_form import (
     convolution,
-    mae_forward,
-    mae_train,
+    linear,
+    patch_embedding,
     resize,
     transformer,
     vit_forward,
@@ -37,6 +37,49 @@ def test_vit(size, patch, cls, classes, forward, train):
     options = {"image": 224, "patch": patch, "width": width, "layers": layers, "classes": classes, "cls": cls}
     assert vit_forward(**options) == forward
     assert vit_train(**options) == train
+
+
+def mae_forward(
+    *, image: int, patch: int, width: int, layers: int, kept: int, decoder_layers: int, decoder_width: int = 512
+) -> int:
+    """MAE forward: all patches embedded, an encoder on K + 1 tokens, a decoder on n + 1 tokens.
+
+    2 [3 n D P^2 + L (12 (K+1) D^2 + 2 (K+1)^2 D)] for the encoder; 2 [(K+1) D E + M (12 (n+1) E^2 + 2 (n+1)^2 E) +
+    (n+1) E 3 P^2] for the decoder of width E and depth M.
+
+    Args:
+        image: Side of the square image, in pixels.
+        patch: Side of a patch, in pixels.
+        width: D of the encoder.
+        layers: L of the encoder.
+        kept: K, the patches the encoder sees.
+        decoder_layers: M.
+        decoder_width: E.
+    """
+    patches = (image // patch) ** 2
+    encoder = patch_embedding(patches, patch, width) + transformer(kept + 1, width, layers)
+    decoder = (
+        linear(kept + 1, width, decoder_width)
+        + transformer(patches + 1, decoder_width, decoder_layers)
+        + linear(patches + 1, decoder_width, 3 * patch * patch)
+    )
+    return encoder + decoder
+
+
+def mae_train(
+    *, image: int, patch: int, width: int, layers: int, kept: int, decoder_layers: int, decoder_width: int = 512
+) -> int:
+    """MAE forward and backward: 3 F - 2 (3 n D P^2), for the reason given in `vit_train`."""
+    forward = mae_forward(
+        image=image,
+        patch=patch,
+        width=width,
+        layers=layers,
+        kept=kept,
+        decoder_layers=decoder_layers,
+        decoder_width=decoder_width,
+    )
+    return 3 * forward - patch_embedding((image // patch) ** 2, patch, width)
 
 
 @pytest.mark.parametrize(

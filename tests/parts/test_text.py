@@ -106,7 +106,7 @@ def test_encode_cuts_on_the_right_and_keeps_the_end(tmp_path):
 
 
 def test_remembered_words_change_nothing(toy, monkeypatch):
-    monkeypatch.setattr("spendflops.parts.text.wordpiece.REMEMBERED", 2)
+    monkeypatch.setattr("spendflops.parts.text.remember.LARGEST", 2)
     again = pickle.loads(pickle.dumps(toy))
     for sentence in ("lower low able", "able lower unaffable", "lower low able"):
         assert toy.ids(sentence) == again.ids(sentence) == text.WordPiece(TOY).ids(sentence)
@@ -211,7 +211,7 @@ def test_byte_pairs(tmp_path):
 
 
 def test_byte_pairs_remember_without_changing(monkeypatch):
-    monkeypatch.setattr("spendflops.parts.text.bpe.REMEMBERED", 1)
+    monkeypatch.setattr("spendflops.parts.text.remember.LARGEST", 1)
     found = text.BytePairs(["#", "l o"])
     assert found.ids("lo low lo") == found.ids("lo low lo") and len(found._known) == 1
 

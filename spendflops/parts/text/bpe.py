@@ -16,12 +16,12 @@ import sys
 import unicodedata
 
 from spendflops.contracts.errors import DataError
+from spendflops.parts.text.remember import ByWord
 
 MERGES = 49_152 - 256 - 2
-REMEMBERED = 100_000
 
 
-class BytePairs:
+class BytePairs(ByWord):
     """Text to ids: start of text in front, end of text at the end, padded with 0, which is also the id of ``!``.
 
     Args:
@@ -49,22 +49,13 @@ class BytePairs:
         tokens = [*single, *(f"{s}</w>" for s in single), *("".join(merge) for merge in merges)]
         self.index = {token: number for number, token in enumerate(tokens)}
         self.first, self.last, self.size = len(tokens), len(tokens) + 1, len(tokens) + 2
-        self._known: dict[str, tuple[int, ...]] = {}
+        super().__init__()
 
     def ids(self, text: str) -> list[int]:
         """All ids, the two special ones included."""
-        found = [self.first]
         text = unicodedata.normalize("NFC", html.unescape(html.unescape(text)))
         text = " ".join(text.split()).lower()
-        for word in _pattern().findall(text):
-            pieces = self._known.get(word)
-            if pieces is None:
-                if len(self._known) >= REMEMBERED:
-                    self._known.clear()
-                pieces = self._known[word] = self.pieces(word)
-            found.extend(pieces)
-        found.append(self.last)
-        return found
+        return self.joined(_pattern().findall(text))
 
     def pieces(self, word: str) -> tuple[int, ...]:
         """Ids of one word: of all neighbours the pair that was merged first is joined, until none is left."""

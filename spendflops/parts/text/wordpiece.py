@@ -10,11 +10,11 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from spendflops.contracts.errors import DataError
+from spendflops.parts.text.remember import ByWord
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LONGEST = 200
 """Words of more characters are unknown, as in the authors' code (Hugging Face: 100)."""
-REMEMBERED = 100_000
 
 _PUNCTUATION = r"!-/:-@\[-`{-~"
 _ASCII_WORDS = re.compile(rf"[{_PUNCTUATION}]|[^\s{_PUNCTUATION}]+")
@@ -26,7 +26,7 @@ _CJK = re.compile(
 )
 
 
-class WordPiece:
+class WordPiece(ByWord):
     """Text to ids: ``[CLS]`` in front, ``[SEP]`` at the end.
 
     Args:
@@ -52,20 +52,11 @@ class WordPiece:
         self.lower = all(token == token.lower() for token in plain) if lower is None else lower
         self.size = len(tokens)
         self.pad, self.unknown, self.first, self.last = (self.index[token] for token in SPECIAL)
-        self._known: dict[str, tuple[int, ...]] = {}
+        super().__init__()
 
     def ids(self, text: str) -> list[int]:
         """All ids, the two special ones included."""
-        found = [self.first]
-        for word in words(text, lower=self.lower):
-            pieces = self._known.get(word)
-            if pieces is None:
-                if len(self._known) >= REMEMBERED:
-                    self._known.clear()
-                pieces = self._known[word] = self.pieces(word)
-            found.extend(pieces)
-        found.append(self.last)
-        return found
+        return self.joined(words(text, lower=self.lower))
 
     def pieces(self, word: str) -> tuple[int, ...]:
         """Ids of one word: the longest known piece from the left, again and again; unknown if one is missing."""
