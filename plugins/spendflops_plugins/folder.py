@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import DatasetInfo
-from spendflops.parts.sources import LABELS, FolderSource, has_images, list_images, subfolders, verify
+from spendflops.parts.sources.folder import LABELS, FolderSource, has_images, list_images, subfolders, verify
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 """Folder names that are splits, in the order in which their classes are trusted."""
@@ -24,7 +24,7 @@ class Folder(Dataset):
 
     Args:
         path: The folder; ``~`` is the home directory.
-        labels: ``auto``, ``folders`` or ``none``, see :func:`~spendflops.parts.sources.list_images`.
+        labels: ``auto``, ``folders`` or ``none``, see :func:`~spendflops.parts.sources.folder.list_images`.
         classes: Class folders in label order, where sorting is not wanted.
         splits: Names of the split folders, where guessing is not wanted; ``()`` says that there are none.
         allow_empty: Lets class folders have no images.

@@ -97,9 +97,16 @@ class SupervisedViews(Views):
         else:
             image = images.resize(sample["image"].decode(), spec.size, self.interpolation)
         image = images.random_flip(image, rng, probability=self.flip)
-        return {"image": image, "labels": self._padded(np.asarray(sample[self.labels], np.int32))}
+        return {"image": image, "labels": self._padded(np.asarray(sample[self.labels], np.int32), spec.classes)}
 
-    def _padded(self, labels: np.ndarray) -> np.ndarray:
+    def _padded(self, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+        # Out of range it would be a target of zeros, and a loss that looks fine.
+        if classes and labels.size and not -1 <= labels.min() <= labels.max() < len(classes):
+            raise DataError(
+                f"{self.labels} {labels.tolist()} of {len(classes)} classes",
+                why="labels are numbers of classes from 0 on, or -1 for none",
+                fix="correct the labels, or name all classes in the data set",
+            )
         if labels.ndim == 0:
             return labels[None]
         if labels.ndim > 1:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
+from spendflops.cli import options
 from spendflops.contracts import errors, registry
 
 
 def define(known: flags.FlagValues) -> None:
     """The flags of this verb."""
-    flags.DEFINE_multi_string("option", [], "An option of the plugin, NAME=VALUE; may be repeated.", flag_values=known)
+    options.define(known)
     flags.DEFINE_list(
         "only", [], "Names of checks, which bring those that they need; by default all.", flag_values=known
     )
@@ -54,9 +54,9 @@ def _split(plugin: str) -> tuple[str, str, str, str]:
 def _checked(known: flags.FlagValues, plugin: str, group: str, name: str, path: str) -> list[dict[str, Any]]:
     from spendflops.testing.kit import checks
 
-    options = dict(_option(text) for text in known.option) | ({"path": path} if path else {})
+    chosen = options.parse(known.option) | ({"path": path} if path else {})
     given = {"devices": known.devices} if group == "objectives" else {}
-    found = list(checks(group, name, given=given, options=options))
+    found = list(checks(group, name, given=given, options=chosen))
     names = [check.name for check in found]
     for wanted in known.only:
         if wanted not in names:
@@ -70,13 +70,3 @@ def _checked(known: flags.FlagValues, plugin: str, group: str, name: str, path: 
             lines = (outcome.reason or check.about).splitlines()
             print(f"{outcome.status:8} {plugin} {check.name:16} {lines[0]}", *lines[1:], sep="\n  ", flush=True)
     return rows
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise errors.ConfigError(f"--option {text!r} has no value", fix="--option NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value  # text without quotes

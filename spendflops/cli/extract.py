@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from spendflops.cli import options
 from spendflops.contracts import errors
 
 if TYPE_CHECKING:
@@ -34,12 +35,9 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     run, data, out = rest
     if not out.endswith(".npz"):
         raise errors.ConfigError(f"the output is {out!r}", fix="a name that ends with .npz")
-    from spendflops.contracts import registry
     from spendflops.engine.load import load
 
-    name, _, path = data.partition(":")
-    cls = registry.load("datasets", name)
-    dataset = cls(path=path) if path else cls()
+    dataset = options.dataset(data)
     written = extract(
         load(run, stage=known.stage), dataset, split=known.split, batch_size=known.batch_size, out=Path(out)
     )
@@ -67,9 +65,8 @@ def extract(
     from spendflops.engine.build import open_source
     from spendflops.parts import images
 
-    name = split if split is not None else _only_split(dataset)
     wanted = ("image", "label") if dataset.info.classes else ("image",)
-    source = open_source(dataset, name, wanted)
+    source = open_source(dataset, options.split_of(dataset, split), wanted)
     columns: dict[str, list] = {"digest": []}
     for start in range(0, len(source), batch_size):
         samples = [source[i] for i in range(start, min(start + batch_size, len(source)))]
@@ -86,16 +83,6 @@ def extract(
         arrays["classes"] = np.asarray(dataset.info.classes)
     _save(out, arrays)
     return {key: value.shape for key, value in arrays.items()}
-
-
-def _only_split(dataset: Dataset) -> str:
-    # A folder does not state its sizes: its only split is `all`, and it says itself if it has others.
-    splits = list(dataset.info.sizes) or ["all"]
-    if len(splits) != 1:
-        raise errors.ConfigError(
-            f"{dataset.info.name} has the splits {', '.join(splits)}", fix="choose one with --split"
-        )
-    return splits[0]
 
 
 def _save(out: Path, arrays: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ VERBS = {
     "study": "run methods x budgets x seeds with their baselines, and write the report",
     "plan": "print what a run or a study costs, before anything is spent",
     "train": "run one recipe: a method on a model and data, with a FLOP budget",
+    "data": "verify, prepare, show or compare data sets",
     "extract": "write the features of your own images from a finished run or from weights",
     "import": "read weights of others (.pth, safetensors) into a folder of our own",
     "export": "write a run or weights in the layout of others",

@@ -72,6 +72,11 @@ def _show(name: str, body: dict[str, Any]) -> None:
                 f"{row['hardware_over_model']}), compiler's own figure {row['raw_compiler_flops']}, "
                 f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB a device'}"
             )
+    for row in body["data"]:
+        print(
+            f"  data: {row['stage']} sees {row['seen']:,} examples of {row['data']} ({row['examples']:,}): "
+            f"this budget repeats them {row['repeats']:.3g} times"
+        )
     totals = ", ".join(f"{role} {flops:.4e}" for role, flops in body["totals"].items() if flops)
     print(f"  total: {totals}    ({body['counter']}, 2 FLOPs a multiply-add, all devices)")
     for note in body["notes"]:

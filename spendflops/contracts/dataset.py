@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from spendflops.contracts.described import Described
@@ -32,3 +33,7 @@ class Dataset(Described, abc.ABC):
             errors.DataError: Unknown split, nothing there, unreadable.
             errors.ConfigError: A feature that this set does not have.
         """
+
+    def composition(self, split: str) -> Mapping[str, tuple[int, float]]:
+        """What a split is made of, where it is made of several sets: name -> (examples, part of what is drawn)."""
+        return {}

@@ -149,7 +149,9 @@ class DatasetInfo:
     Attributes:
         name: Short name.
         features: Feature name -> specification, e.g. ``{"image": "uint8 H W C", "label": "int32"}``.
-        classes: Names of the image classes, in label order.
+        classes: Names of the image classes, in label order, all different.
+        class_names: The same in words, where ``classes`` are identifiers (wnids); words may be shared.
+        label_names: Names of the values in the feature ``labels``, where these are others than ``classes``.
         mask_classes: Names of the pixel classes, in label order; 255 means ignored.
         sizes: Examples by split, where they are known.
         licence: SPDX name or a sentence.
@@ -160,6 +162,8 @@ class DatasetInfo:
     name: str
     features: Mapping[str, str]
     classes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     licence: str = "unknown"

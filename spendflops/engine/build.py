@@ -22,7 +22,7 @@ from spendflops.engine.program import Program
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
 from spendflops.engine.state import Definition, chosen, create, define, transplant, unflatten
 from spendflops.engine.step import closed_form, predict_step, train_step
-from spendflops.parts.splits import Split, parse_split, select
+from spendflops.parts.splits import parse_split, select
 from spendflops.weights.folder import open_folder
 
 
@@ -51,6 +51,7 @@ class Prediction:
     readers: tuple[tuple[str, str, Evaluator], ...]  # (evaluation, role, evaluator)
     program: Program
     examples: int
+    skip_broken: int = 0
 
     @property
     def calls(self) -> int:
@@ -131,7 +132,9 @@ def _build_stage(stage: Stage) -> BuiltStage:
 def input_spec(objective: Objective, info: DatasetInfo) -> InputSpec:
     """What the views of an objective are told: the backbone's images, the tokenizer, the names of the classes."""
     tokenizer = getattr(objective, "tokenizer", None)
-    return dataclasses.replace(objective.backbone.spec, tokenizer=tokenizer, classes=tuple(info.classes))
+    return dataclasses.replace(
+        objective.backbone.spec, tokenizer=tokenizer, classes=tuple(info.class_names or info.classes)
+    )
 
 
 def _check_objective(objective: Objective, stage: Stage) -> None:
@@ -210,6 +213,7 @@ def _predictions(recipe: Recipe, stages: tuple[BuiltStage, ...]) -> tuple[Predic
         for role, (dataset, split) in evaluation.data.items():
             pre = evaluation.evaluator.preprocess(role=role, info=dataset.info, spec=by_name[name].spec)
             same = [name, weights, describe(dataset), split, describe(pre), evaluation.batch_size]
+            same.append(evaluation.skip_broken)
             groups.setdefault(json.dumps(same, sort_keys=True), []).append((evaluation, role, pre))
     made = tuple(_prediction(members, recipe, by_name) for members in groups.values())
     names = [p.program.name for p in made]
@@ -272,6 +276,7 @@ def _prediction(
         readers=readers,
         program=program,
         examples=length(dataset, split),
+        skip_broken=evaluation.skip_broken,
     )
 
 
@@ -301,10 +306,6 @@ def length(dataset: Dataset, split: str) -> int:
     """Examples of a split: from the static information where it is known, else by opening the data."""
     wanted = parse_split(split)
     if wanted.name in dataset.info.sizes:
-        return _part(wanted, dataset.info.sizes[wanted.name])
+        begin, end = wanted.bounds(dataset.info.sizes[wanted.name])
+        return end - begin
     return len(open_source(dataset, split, ("image",)))
-
-
-def _part(split: Split, size: int) -> int:
-    mine = size * (split.part + 1) // split.parts - size * split.part // split.parts
-    return mine if split.count is None else min(split.count, mine)

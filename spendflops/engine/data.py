@@ -1,17 +1,19 @@
 """The input pipeline: the batch is a pure function of (seed, step).
 
 Grain's ``MapDataset`` gives random access, so a resumed run starts at any step without iterator state, and its order
-does not depend on the number of threads. ``filter`` is never used: it would break random access.
+depends neither on the number of readers nor on the number of hosts. ``filter`` is never used: it would break random
+access. A host reads the rows of its own devices and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -22,16 +24,61 @@ from spendflops.contracts import errors
 from spendflops.contracts.dataset import Source
 from spendflops.contracts.evaluator import Preprocess
 from spendflops.contracts.objective import Objective, Views
-from spendflops.contracts.types import InputSpec
+from spendflops.contracts.types import InputSpec, Sample
 from spendflops.engine.sharding import struct
 
-BUFFER = 4
-"""Batches that wait for the device. Grain counts its buffer in batches: 4 bounds the memory at 4 batches a reader."""
+AHEAD = 4
+"""Batches that are read ahead. With the one that is being put together and the one that is handed over, a run holds at
+most ``AHEAD + 2`` batches of its host, whatever the number of readers."""
+THREADS_ENOUGH = 16
+"""Cores up to which threads of one process read: decoding and resizing release Python's lock, the rest does not."""
+LARGEST = 2**32
+"""Grain shuffles with 32-bit indices, and says nothing above."""
+REPLACEMENTS = 16
+"""Other examples that are tried in the place of a broken one."""
+BROKEN = "_broken"
+"""The entry of a batch that says which examples were broken: their index, or -1."""
 
 
-def threads() -> int:
-    """Reader threads: one a core. Grain's 16 cost 40 % of the throughput on 2 cores."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Readers:
+    """Who reads: ``threads`` in this process, or in each of ``processes`` others."""
+
+    processes: int
+    threads: int
+
+    @property
+    def count(self) -> int:
+        """Examples that are made at one time."""
+        return max(1, self.processes) * self.threads
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} reader thread{'s' * (self.threads > 1)}"
+        return f"{self.processes} processes of {threads}" if self.processes else threads
+
+
+def readers() -> Readers:
+    """Readers for this machine: a thread a core; beyond :data:`THREADS_ENOUGH` cores a process for every 8.
+
+    Grain's default of 16 threads costs 40 % of the throughput on 2 cores. The environment may say otherwise:
+    ``SPENDFLOPS_WORKERS`` processes (0 for none) and ``SPENDFLOPS_THREADS`` threads in each.
+
+    Raises:
+        errors.ConfigError: A value that is not such a number.
+    """
+    cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    processes = _from_environment("SPENDFLOPS_WORKERS", 0 if cores <= THREADS_ENOUGH else cores // 8, lowest=0)
+    threads = _from_environment("SPENDFLOPS_THREADS", max(1, cores // max(1, processes)), lowest=1)
+    return Readers(processes=processes, threads=threads)
+
+
+def _from_environment(name: str, default: int, *, lowest: int) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < lowest:
+        raise errors.ConfigError(f"{name}={text!r} is not a number of readers", fix=f"a whole number from {lowest} on")
+    return int(text)
 
 
 def _parse_absl_flags() -> None:
@@ -42,13 +89,105 @@ def _parse_absl_flags() -> None:
         flags.FLAGS(sys.argv[:1], known_only=True)
 
 
+def _start_worker(worker: int, count: int) -> None:
+    # A reader computes nothing on a device, and must not take one from the run.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    _parse_absl_flags()
+
+
 @dataclasses.dataclass(frozen=True)
-class _RandomViews:
+class _Example:
+    """Index -> inputs, the same for the same index and generator. A broken example may be replaced."""
+
+    source: Source
+    make: Callable[[Sample, np.random.Generator], Mapping[str, np.ndarray]]
+    replace: bool
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        try:
+            return {**self.make(self.source[index], rng), BROKEN: np.int64(-1)}
+        except errors.DataError as error:
+            if not self.replace:
+                raise
+            first = error
+        for _ in range(REPLACEMENTS):
+            # From the example's own generator: the same replacement on every machine and at every repetition.
+            other = int(rng.integers(len(self.source)))
+            with contextlib.suppress(errors.DataError):
+                return {**self.make(self.source[other], rng), BROKEN: np.int64(index)}
+        raise errors.DataError(
+            f"{REPLACEMENTS} examples that should replace a broken one are broken, too", why=str(first), fix=first.fix
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Make:
     views: Views
     spec: InputSpec
 
-    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return self.views(sample, rng, self.spec)
+
+
+class _Share(grain.MapDataset):
+    """The rows of one host: rows [host * n, (host + 1) * n) of every global batch, n rows a host."""
+
+    def __init__(self, parent: grain.MapDataset, *, rows: int, host: int, hosts: int):
+        super().__init__(parent)
+        self._rows, self._host, self._hosts = rows, host, hosts
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._hosts
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        step, row = divmod(index, self._rows)
+        return self._parent[(step * self._hosts + self._host) * self._rows + row]
+
+
+class Skipped:
+    """The broken examples of a stage: which they were, and how many may be.
+
+    Args:
+        source: Where they come from.
+        limit: Different examples that may be broken; one more is an error.
+        known: Indices that earlier attempts found.
+    """
+
+    def __init__(self, source: Source, *, limit: int, known: Mapping[int, str] | None = None):
+        self._source, self.limit = source, limit
+        self.found: dict[int, str] = dict(known or {})
+        self.new: list[str] = []
+
+    def note(self, broken: np.ndarray) -> None:
+        """Takes the column :data:`BROKEN` of a batch; what was not known before is added to ``found`` and ``new``.
+
+        Raises:
+            errors.DataError: More than the limit.
+        """
+        new = [int(i) for i in np.unique(broken[broken >= 0]) if int(i) not in self.found]
+        for index in new:
+            self.found[index] = _fault(self._source, index)
+            self.new.append(self.found[index])
+        if len(self.found) > self.limit:
+            shown = "; ".join(list(self.found.values())[:5])
+            raise errors.DataError(
+                f"{len(self.found)} of {len(self._source):,} examples are broken, {self.limit} may be",
+                why=shown,
+                fix="repair or leave out these files, or allow more with skip_broken",
+            )
+
+
+def _fault(source: Source, index: int) -> str:
+    """What is wrong with an example, as its error says it."""
+    try:
+        sample = source[index]
+        if "image" in sample:
+            sample["image"].decode()
+    except errors.DataError as error:
+        return f"{error.what}: {error.why}"
+    return f"example {index} of {source!r}: another part of it than the image"
 
 
 class Batches:
@@ -58,51 +197,108 @@ class Batches:
         source: Samples.
         views: Sample -> inputs.
         spec: Of the model.
-        batch_size: Examples a batch, all devices.
+        batch_size: Examples a batch, all hosts.
         seed: Of this stage's order and augmentation.
+        skipped: Broken examples are replaced by others and noted here; None raises their errors.
+        host, hosts: The rows of which of how many hosts these are.
     """
 
-    def __init__(self, source: Source, views: Views, *, spec: InputSpec, batch_size: int, seed: int):
+    def __init__(
+        self, source: Source, views: Views, *, spec: InputSpec, batch_size: int, seed: int,
+        skipped: Skipped | None = None, host: int = 0, hosts: int = 1,
+    ):  # fmt: skip
         if len(source) == 0:
             raise errors.DataError("the training data are empty", fix="check the path and the split")
+        if len(source) >= LARGEST:
+            raise errors.DataError(
+                f"{len(source):,} examples are more than the {LARGEST:,} that can be shuffled",
+                why="the permutation has 32-bit indices",
+                fix="train on a part: train[0/2], train[1/2], ...",
+            )
+        if batch_size % hosts:
+            raise errors.ConfigError(f"batch_size {batch_size} cannot be split over {hosts} hosts")
         _parse_absl_flags()
-        self._batches = (
-            grain.MapDataset.source(source)
+        self._rows, self._skipped = batch_size // hosts, skipped
+        examples = (
+            grain.MapDataset.range(len(source))
             .seed(seed)
             .shuffle(seed=seed)
             .repeat()
-            .random_map(_RandomViews(views, spec), seed=seed)
-            .batch(batch_size, drop_remainder=True)
+            .random_map(_Example(source, _Make(views, spec), skipped is not None), seed=seed)
         )
+        self._examples = _Share(examples, rows=self._rows, host=host, hosts=hosts) if hosts > 1 else examples
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        return self._batches[step]
+        return self._noted(self._examples[step * self._rows : (step + 1) * self._rows].batch(self._rows)[0])
 
     @contextlib.contextmanager
     def read(self, first: int, last: int) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-        """Batches of the steps [first, last), read ahead by threads."""
-        options = grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=BUFFER)
-        iterator = iter(self._batches[first:last].to_iter_dataset(options))
+        """Batches of the steps [first, last), read ahead."""
+        who = readers()
+        pieces = _pieces(self._rows, who.count)
+        examples = self._examples[first * self._rows : last * self._rows].batch(self._rows // pieces)
+        ahead = AHEAD * pieces
+        options = grain.ReadOptions(num_threads=who.threads, prefetch_buffer_size=ahead // max(1, who.processes) or 1)
+        stream = examples.to_iter_dataset(options)
+        if who.processes:
+            workers = grain.MultiprocessingOptions(num_workers=who.processes, per_worker_buffer_size=1)
+            stream = stream.mp_prefetch(workers, worker_init_fn=_start_worker)
+        iterator = iter(stream)
         try:
-            yield iterator
+            yield (self._noted(_joined([next(iterator) for _ in range(pieces)])) for _ in range(first, last))
         finally:
             close = getattr(iterator, "close", None)
             if close:
                 close()
 
+    def _noted(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        broken = batch.pop(BROKEN)
+        if self._skipped is not None:
+            self._skipped.note(broken)
+        return batch
 
-def padded(source: Source, preprocess: Preprocess, *, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Evaluation batches in the source's order; the last one is filled up and ``_mask`` says which examples count."""
+
+def _pieces(rows: int, count: int) -> int:
+    """Pieces a batch is read in, a divisor of its rows: so many that ``AHEAD`` batches occupy all readers."""
+    wanted = math.ceil(count / AHEAD)
+    return next((n for n in range(wanted, rows + 1) if rows % n == 0), rows)
+
+
+def _joined(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return pieces[0] if len(pieces) == 1 else {n: np.concatenate([p[n] for p in pieces]) for n in pieces[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepare:
+    preprocess: Preprocess
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return dict(self.preprocess(sample))
+
+
+def padded(
+    source: Source, preprocess: Preprocess, *, batch_size: int, skipped: Skipped | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Evaluation batches in the source's order; the last one is filled up and ``_mask`` says which examples count.
+
+    With ``skipped`` the place of a broken example is filled, too, and does not count.
+    """
     if len(source) == 0:
         raise errors.DataError("the evaluation data are empty", fix="check the path and the split")
     _parse_absl_flags()
-    batches = grain.MapDataset.source(source).map(preprocess).batch(batch_size, drop_remainder=False)
+    examples = grain.MapDataset.range(len(source)).random_map(
+        _Example(source, _Prepare(preprocess), skipped is not None), seed=0
+    )
+    who = readers()
     # The buffer is of batches: Grain polls all that waits in it for each element that it gives.
-    options = grain.ReadOptions(num_threads=threads(), prefetch_buffer_size=BUFFER)
-    for batch in batches.to_iter_dataset(options):
-        real = len(next(iter(batch.values())))
+    options = grain.ReadOptions(num_threads=who.count, prefetch_buffer_size=AHEAD)
+    for batch in examples.batch(batch_size, drop_remainder=False).to_iter_dataset(options):
+        broken = batch.pop(BROKEN)
+        if skipped is not None:
+            skipped.note(broken)
+        real = len(broken)
         full = {n: np.pad(a, [(0, batch_size - real)] + [(0, 0)] * (a.ndim - 1)) for n, a in batch.items()}
-        yield {**full, "_mask": np.arange(batch_size) < real}
+        yield {**full, "_mask": np.pad(broken < 0, (0, batch_size - real))}
 
 
 def train_structs(objective: Objective, views: Views, spec: InputSpec, batch_size: int) -> dict[str, Any]:

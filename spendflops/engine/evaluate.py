@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from spendflops.contracts import errors
+from spendflops.contracts.dataset import Source
 from spendflops.engine import data, sharding
 from spendflops.engine.build import Built, Prediction, open_source
 from spendflops.engine.program import translate
@@ -19,10 +20,11 @@ from spendflops.engine.state import Tree
 
 @dataclasses.dataclass
 class Collected:
-    """What one evaluation has gathered: sums by role and name, rows by role and name."""
+    """What one evaluation has gathered: sums by role and name, rows by role and name, broken examples by role."""
 
     metrics: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     rows: dict[str, dict[str, list[np.ndarray]]] = dataclasses.field(default_factory=dict)
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def add(self, role: str, outputs: Mapping[str, Any], mask: np.ndarray) -> None:
         """Adds a batch: metrics exactly (integers stay integers), rows without padding."""
@@ -36,18 +38,19 @@ class Collected:
             rows.setdefault(name, []).append(np.asarray(value)[mask])
 
 
-def predict(prediction: Prediction, params: Tree, stats: Tree) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def predict(
+    prediction: Prediction, source: Source, params: Tree, stats: Tree, skipped: data.Skipped | None = None
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """(outputs by evaluation, mask) of each batch.
 
     Raises:
         errors.DataError: An image that cannot be read.
         errors.OutOfMemoryError: Does not fit.
     """
-    source = open_source(prediction.dataset, prediction.split, prediction.preprocess.features)
     run = prediction.program.compile()
     shapes = prediction.program.args[2]
     checked = False
-    for batch in data.padded(source, prediction.preprocess, batch_size=prediction.batch_size):
+    for batch in data.padded(source, prediction.preprocess, batch_size=prediction.batch_size, skipped=skipped):
         if not checked:
             data.check_batch(batch, shapes, prediction.program.name)
             checked = True
@@ -58,11 +61,21 @@ def predict(prediction: Prediction, params: Tree, stats: Tree) -> Iterator[tuple
         yield jax.device_get(outputs), batch["_mask"]
 
 
-def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, Collected]) -> None:
-    """Runs one pass and hands its outputs to the evaluations that read it."""
-    for outputs, mask in predict(prediction, params, stats):
+def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, Collected]) -> dict[int, str]:
+    """Runs one pass and hands its outputs to the evaluations that read it.
+
+    Returns:
+        The broken examples that were left out, by index.
+    """
+    source = open_source(prediction.dataset, prediction.split, prediction.preprocess.features)
+    skipped = data.Skipped(source, limit=prediction.skip_broken) if prediction.skip_broken else None
+    for outputs, mask in predict(prediction, source, params, stats, skipped):
         for evaluation, role, _ in prediction.readers:
             into.setdefault(evaluation, Collected()).add(role, outputs[evaluation], mask)
+    found = skipped.found if skipped else {}
+    for evaluation, role, _ in prediction.readers if found else ():
+        into[evaluation].skipped[role] = len(found)
+    return found
 
 
 def protocol(built: Built, evaluation: Evaluation) -> str:
@@ -93,5 +106,6 @@ def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[st
         "unit": evaluator.unit,
         "spread": evaluator.spread,
         "data": {role: f"{d.info.name}:{split}" for role, (d, split) in evaluation.data.items()},
+        "skipped": dict(collected.skipped),
         "values": {name: float(value) for name, value in values.items()},
     }

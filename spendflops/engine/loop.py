@@ -20,6 +20,7 @@ import numpy as np
 
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.contracts import errors
+from spendflops.contracts.dataset import Source
 from spendflops.engine import data, evaluate, sharding
 from spendflops.engine.build import Built, BuiltStage, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
@@ -34,6 +35,10 @@ from spendflops.weights.folder import open_folder
 
 MODEL = ("params", "stats", "ema")
 """The parts of a state that outlive their stage."""
+
+
+SKIPPED = "logs/skipped-{}.json"
+"""Where a run keeps the names of broken examples."""
 
 
 class StopRequest:
@@ -264,8 +269,16 @@ def _train(
 ) -> Tree:  # fmt: skip
     stage, built, steps = run.recipe.stages[index], run.built.stages[index], run.built.steps[index]
     source = open_source(stage.dataset, stage.split, built.views.features)
+    skipped = _skipped(run, stage, source) if stage.skip_broken else None
     batches = data.Batches(
-        source, built.views, spec=built.spec, batch_size=stage.batch_size, seed=data.stage_seed(run.recipe.seed, index)
+        source,
+        built.views,
+        spec=built.spec,
+        batch_size=stage.batch_size,
+        seed=data.stage_seed(run.recipe.seed, index),
+        skipped=skipped,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
     )
     data.check_batch(batches[first], built.inputs, stage.label)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.recipe.seed), index), 1)
@@ -281,6 +294,8 @@ def _train(
             waited = time.perf_counter()
             batch = sharding.place(next(reader), batch=True)
             shown.waited += time.perf_counter() - waited
+            if skipped is not None and skipped.new:
+                _tell_skipped(run, stage.label, skipped)
             state, new = step_fn(state, batch, call)
             progress.write(attempt, step + 1, time.perf_counter() - started)
             # Looks one step back, so that the device never waits for the host.
@@ -308,6 +323,21 @@ def _train(
     return state
 
 
+def _skipped(run: Run, stage: Stage, source: Source) -> data.Skipped:
+    """The broken examples of a stage, with those that an earlier attempt found."""
+    path = run.directory.path / SKIPPED.format(stage.label)
+    known = {int(index): text for index, text in read_json(path).items()} if path.exists() else {}
+    return data.Skipped(source, limit=stage.skip_broken, known=known)
+
+
+def _tell_skipped(run: Run, name: str, skipped: data.Skipped) -> None:
+    """Keeps what was skipped and shows what is new."""
+    write_atomically(run.directory.path / SKIPPED.format(name), json.dumps(skipped.found, indent=1))
+    for text in skipped.new:
+        run.log.say(f"{name}: skipped, {len(skipped.found)} of at most {skipped.limit}: {text}")
+    skipped.new.clear()
+
+
 def _check_finite(metrics: Mapping[str, Any], stage: Stage, step: int) -> None:
     if math.isfinite(float(metrics["health"])):
         return
@@ -324,7 +354,11 @@ def run_evaluations(run: Run) -> list[dict[str, Any]]:
     collected: dict[str, evaluate.Collected] = {}
     for prediction in run.built.predictions:
         started = time.perf_counter()
-        evaluate.collect(prediction, *run.model(prediction.stage, prediction.weights), collected)
+        broken = evaluate.collect(prediction, *run.model(prediction.stage, prediction.weights), collected)
+        if broken:
+            run.log.say(f"{prediction.program.name}: left out {len(broken)} broken: {next(iter(broken.values()))}")
+            place = SKIPPED.format(prediction.program.name.replace("/", "-"))
+            write_atomically(run.directory.path / place, json.dumps(broken, indent=1))
         stage = next(s for s in run.recipe.stages if s.label == prediction.stage)
         entry = {**_entry(stage, prediction.program, 0, prediction.calls), "role": "evaluate"}
         if run.ledger.steps(prediction.program.name):
@@ -341,6 +375,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
     stages = []
     for stage, built, steps in zip(run.recipe.stages, run.built.stages, run.built.steps, strict=True):
         examples = length(stage.dataset, stage.split)
+        skipped = run.directory.path / SKIPPED.format(stage.label)
         stages.append(
             {
                 "name": stage.label,
@@ -348,6 +383,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
                 "steps": steps,
                 "examples": steps * stage.batch_size,
                 "epochs": steps * stage.batch_size / examples,
+                "skipped": len(read_json(skipped)) if skipped.exists() else 0,
                 "flops_per_step": built.train.cost().total,
                 "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(built.definition.params)),
             }

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spendflops.engine.data import readers
 from spendflops.engine.rundir import storage_error, write_atomically
 
 
@@ -39,7 +41,11 @@ class MetricsLog:
         """Writes lines to ``logs/<name>`` and shows some of them."""
         write_atomically(self.folder / "logs" / name, "".join(f"{line}\n" for line in lines))
         for line in show:
-            self.console.print(line, soft_wrap=True, markup=False)
+            self.say(line)
+
+    def say(self, text: str) -> None:
+        """A line on the terminal."""
+        self.console.print(text, soft_wrap=True, markup=False)
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops the rows of a stage after ``step``: those steps are done again."""
@@ -86,6 +92,22 @@ class MetricsLog:
             self._events.close()
 
 
+WAIT = 0.05
+"""Part of the time that the device may wait for data before the run says what to change."""
+
+
+def advice(waited: float) -> str:
+    """What to change where the device waits for data for the part ``waited`` of the time."""
+    if jax.default_backend() == "cpu":
+        why = "the readers share the cores with the model: more cores, or a larger model, or fewer views an image"
+    else:
+        why = (
+            "more cores, SPENDFLOPS_WORKERS=N reader processes, images stored smaller (`spendflops data prepare`), "
+            "or interpolation and operators that cost less"
+        )
+    return f"the model waits for data {waited:.0%} of the time ({readers()}); what helps: {why}"
+
+
 class StageLog:
     """Rows of one stage. ``waited`` collects the seconds in which the device had no data."""
 
@@ -95,6 +117,7 @@ class StageLog:
         self._flops, self._examples = flops_per_step, examples_per_step
         self._last = (time.perf_counter(), 0.0, None)
         self._begun = time.perf_counter()
+        self._advised = False
 
     def row(self, step: int, metrics: dict[str, float], *, flops: int) -> None:
         """Writes and shows a row.
@@ -125,6 +148,9 @@ class StageLog:
         self._last = (now, self.waited, step)
         self._log.write(row)
         self._show(row)
+        if before is not None and row["data_wait"] > WAIT and not self._advised:
+            self._advised = True
+            self._log.say(f"{self._name}: {advice(row['data_wait'])}")
 
     def _show(self, row: dict[str, Any]) -> None:
         if self._log.quiet:

@@ -61,6 +61,8 @@ class Stage:
         share: Part of the budget, for pre-training stages; the shares of a recipe sum to 1.
         length: Budget of a transfer stage: ``"1e11"``, ``"20 epochs"``, ``"500 steps"``.
         init: Parameters taken from earlier stages or runs.
+        skip_broken: How many different examples may be broken: each is replaced by another one, named in the logs and
+            counted in the result. With 0 the first is an error.
     """
 
     objective: Callable[..., Any]
@@ -75,6 +77,7 @@ class Stage:
     share: float = 1.0
     length: str | None = None
     init: tuple[InitFrom, ...] = ()
+    skip_broken: int = 0
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -106,6 +109,8 @@ class Evaluation:
         stage: Name of the stage whose model is scored; None for the last.
         weights: ``"online"``, ``"teacher"`` or None for the method's own choice.
         batch_size: Global.
+        skip_broken: How many different examples of a split may be broken: they are left out, named in the logs and
+            counted beside the score. With 0 the first is an error.
     """
 
     evaluator: Evaluator
@@ -114,6 +119,7 @@ class Evaluation:
     stage: str | None = None
     weights: str | None = None
     batch_size: int = 256
+    skip_broken: int = 0
 
     def __post_init__(self) -> None:
         if set(self.data) != set(self.evaluator.roles):

@@ -2,7 +2,8 @@
 
 An image travels undecoded (:class:`EncodedImage`) until a view or a preprocessing step says which part of it is wanted
 and how large. Decoding gives uint8 RGB in the orientation in which the pixels are stored: EXIF rotation is ignored (as
-Pillow does), alpha is dropped, grey and CMYK become RGB. What the bytes hold decides the format, never the file name.
+Pillow does, but for TIFF), alpha is dropped, grey and CMYK become RGB, of 16 bits the upper 8 stay, of an animation the
+first frame. What the bytes hold decides the format, never the file name.
 
 Resizing is Pillow's: filters grow with the scale (antialiased), pixel centres lie at half coordinates. ``nearest``
 takes the pixel under the centre, so that [0 1 2 3 4] becomes [0 2 4], and is the one rule for label maps.
@@ -14,8 +15,9 @@ import hashlib
 import io
 import math
 import os
+import struct
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,14 +30,25 @@ from spendflops.parts.crops import CROP_SAMPLERS, Box
 
 # One thread an image: the loader already runs one image a core.
 cv2.setNumThreads(0)
+# What it says of a broken file goes into an error that names the file, not to the terminal.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # Damaged EXIF in files whose pixels are sound, and large photographs. Set once: changing filters is not thread-safe.
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+warnings.filterwarnings("ignore", message="Truncated File Read")
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 INTERPOLATIONS = {
     "nearest": PIL.Image.Resampling.NEAREST,
     "bilinear": PIL.Image.Resampling.BILINEAR,
     "bicubic": PIL.Image.Resampling.BICUBIC,
+}
+LARGEST = 2 * 89_478_485
+"""Pixels above which nothing is decoded: Pillow's own limit against decompression bombs."""
+# OpenCV decodes these as Pillow does, bit by bit, and faster. It takes CMYK for what it is not.
+_FAST = {
+    "JPEG": ("RGB", "L"),
+    "PNG": ("RGB", "RGBA", "L", "LA", "P", "1", "I;16"),
+    "WEBP": ("RGB", "RGBA"),
 }
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
@@ -80,13 +93,13 @@ class EncodedImage:
         name: What error messages call it; the path by default.
     """
 
-    __slots__ = ("_bytes", "_decoded", "_path", "_size", "name")
+    __slots__ = ("_bytes", "_decoded", "_head", "_path", "name")
 
     def __init__(self, data: bytes | str | os.PathLike, *, name: str = ""):
         self._bytes: bytes | None = data if isinstance(data, bytes) else None
         self._path: str | None = None if isinstance(data, bytes) else str(os.fspath(data))
         self.name = name or self._path or "image in memory"
-        self._size: tuple[int, int] | None = None
+        self._head: _Header | None = None
         self._decoded: tuple[int, np.ndarray] | None = None
 
     def __reduce__(self):
@@ -114,12 +127,18 @@ class EncodedImage:
         """Height and width in pixels, from the header alone.
 
         Raises:
-            DataError: Not an image.
+            DataError: Not an image, or one of more than :data:`LARGEST` pixels.
         """
-        if self._size is None:
+        return self._header().size
+
+    def _header(self) -> _Header:
+        if self._head is None:
             with self._open() as image:
-                self._size = image.height, image.width
-        return self._size
+                self._head = _Header((image.height, image.width), image.format or "", image.mode)
+            if image.height * image.width > LARGEST:
+                why = f"{image.height} x {image.width} pixels are more than {LARGEST:,}: a decompression bomb?"
+                raise _broken(self.name, why)
+        return self._head
 
     def decode(self, box: Box | None = None, min_size: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """RGB pixels of ``box`` in stored orientation.
@@ -133,7 +152,7 @@ class EncodedImage:
             DataError: Not an image, or broken; the message names the file.
         """
         factor = 1
-        if min_size is not None and self.read()[:2] == b"\xff\xd8":
+        if min_size is not None and self._header().form == "JPEG":
             height, width = self.size if box is None else box[2:]
             factor = next((f for f in (8, 4, 2) if min(height, width) >= f * min_size), 1)
         cached = self._decoded
@@ -172,15 +191,15 @@ class EncodedImage:
         data = self.read()
         try:
             return PIL.Image.open(io.BytesIO(data))
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            why = "it is empty" if not data else _reason(error, data)
+        except (OSError, ValueError, SyntaxError, EOFError, struct.error, PIL.Image.DecompressionBombError) as error:
+            why = "it is empty" if not data else _reason(error)
             raise _broken(self.name, why) from error
 
     def _decode(self, factor: int) -> np.ndarray:
-        data = self.read()
+        data, head = self.read(), self._header()
         # Older OpenCV fills a truncated JPEG with grey and says nothing; Pillow is strict.
-        whole = data[:2] != b"\xff\xd8" or b"\xff\xd9" in data[-64:]
-        if data and whole:
+        whole = head.form != "JPEG" or b"\xff\xd9" in data[-64:]
+        if whole and head.mode in _FAST.get(head.form, ()):
             flags = _REDUCED.get(factor, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
             try:
                 pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -190,10 +209,31 @@ class EncodedImage:
                 return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         with self._open() as image:
             try:
-                pixels = np.asarray(image.convert("RGB"))
-            except (OSError, ValueError, SyntaxError) as error:
-                raise _broken(self.name, str(error)) from error
+                pixels = _rgb(image)
+            except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error) as error:
+                raise _broken(self.name, str(error) or type(error).__name__) from error
+        if pixels.shape[:2] != head.size:
+            raise _broken(self.name, f"its header says {head.size}, its pixels are {pixels.shape[:2]}")
         return pixels if factor == 1 else np.asarray(PIL.Image.fromarray(pixels).reduce(factor))
+
+
+class _Header(NamedTuple):
+    size: tuple[int, int]
+    form: str
+    mode: str
+
+
+def _rgb(image: PIL.Image.Image) -> np.ndarray:
+    """uint8 [H W 3] of the first frame; of 16 bits the upper 8.
+
+    Raises:
+        ValueError: Pixels that are no colours: 32-bit integers or floats.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return np.repeat((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}), which is no range of colours")
+    return np.asarray(image.convert("RGB"))
 
 
 def decode_mask(mask: Any) -> UInt8[np.ndarray, "H W"]:
@@ -337,7 +377,7 @@ def _digest(*parts: bytes | memoryview) -> str:
     return state.hexdigest()
 
 
-def _reason(error: Exception, data: bytes) -> str:
+def _reason(error: Exception) -> str:
     return "its bytes are not an image" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
 
 

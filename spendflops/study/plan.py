@@ -10,6 +10,7 @@ import jax
 from spendflops.contracts import errors
 from spendflops.engine.build import Built, length
 from spendflops.engine.program import Program
+from spendflops.engine.recipe import Stage
 from spendflops.parts.schedules import WarmupCosine, WarmupPoly
 
 
@@ -21,7 +22,7 @@ def plan(built: Built, *, compiled: bool = False) -> dict[str, Any]:
         compiled: Also compiles: FLOPs of the compiled program (counter C), memory, the compiler's own figure (D).
 
     Returns:
-        JSON: a row a program, totals by role, the parameters of each stage.
+        JSON: a row a program, totals by role, how often each data set is seen, the parameters of each stage.
     """
     rows = [_row(program, calls, role, compiled) for program, calls, role in built.programs()]
     first = rows[0]
@@ -35,11 +36,32 @@ def plan(built: Built, *, compiled: bool = False) -> dict[str, Any]:
         "totals": {
             role: sum(r["flops"] for r in rows if r["role"] == role) for role in ("pretrain", "transfer", "evaluate")
         },
+        "data": [
+            row
+            for stage, steps in zip(built.recipe.stages, built.steps, strict=True)
+            for row in repeats(stage, steps * stage.batch_size)
+        ],
         "parameters": {
             stage.label: sum(math.prod(x.shape) for x in jax.tree.leaves(b.definition.params))
             for stage, b in zip(built.recipe.stages, built.stages, strict=True)
         },
     }
+
+
+def repeats(stage: Stage, seen: int) -> list[dict[str, Any]]:
+    """How often a stage that sees ``seen`` examples repeats its data: a row a data set, several for a mixture."""
+    size = length(stage.dataset, stage.split)
+    parts = stage.dataset.composition(stage.split) or {stage.dataset.info.name: (size, 1.0)}
+    return [
+        {
+            "stage": stage.label,
+            "data": f"{name}:{stage.split}",
+            "examples": count,
+            "seen": round(seen * share),
+            "repeats": seen * share / count,
+        }
+        for name, (count, share) in parts.items()
+    ]
 
 
 def _row(program: Program, calls: int, role: str, compiled: bool) -> dict[str, Any]:

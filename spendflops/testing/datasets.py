@@ -101,8 +101,9 @@ def features(s: Subject) -> None:
                 if pixels.dtype != np.uint8 or pixels.shape != (*value.size, 3) or not value.digest():
                     raise CheckFailed(f"{place}: the image of {value.size} decodes to {pixels.dtype}{pixels.shape}")
             elif dtype == "str":
-                if not isinstance(value, str):
-                    raise CheckFailed(f"{place}: {name} is a {type(value).__name__}, declared str")
+                texts = value if axes else (value,)
+                if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                    raise CheckFailed(f"{place}: {name} is a {type(value).__name__}, declared {spec!r}")
             else:
                 array = decode_mask(value) if name == "mask" else np.asarray(value)
                 kind = np.dtype(dtype).kind
@@ -146,7 +147,7 @@ def global_rng(s: Subject) -> None:
 def labels(s: Subject) -> None:
     """Labels are classes, -1 where there is none, and the class names are as many as different."""
     info = s.dataset.info
-    for feature, classes in (("label", info.classes), ("labels", getattr(s.dataset, "label_names", info.classes))):
+    for feature, classes in (("label", info.classes), ("labels", info.label_names or info.classes)):
         if feature not in info.features:
             continue
         if not classes or len(set(classes)) != len(classes):

@@ -64,7 +64,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_any_number_of_threads_and_any_start_give_the_same_batches(threads, monkeypatch):
-    monkeypatch.setattr(data, "threads", lambda: threads)
+    monkeypatch.setenv("SPENDFLOPS_THREADS", str(threads))
     whole = read(batches(), 0, 12)
     assert len(whole) == 12
     for start in (0, 1, 5, 11):
@@ -97,7 +97,7 @@ def test_a_data_set_smaller_than_a_batch_is_repeated():
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_last_evaluation_batch_is_filled_up_and_masked(threads, monkeypatch):
-    monkeypatch.setattr(data, "threads", lambda: threads)
+    monkeypatch.setenv("SPENDFLOPS_THREADS", str(threads))
     found = list(data.padded(Numbers(7), Plain(), batch_size=3))
     assert [b["index"].tolist() for b in found] == [[0, 1, 2], [3, 4, 5], [6, 0, 0]]
     assert [b["_mask"].tolist() for b in found] == [[True] * 3, [True] * 3, [True, False, False]]

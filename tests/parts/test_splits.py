@@ -36,6 +36,8 @@ def labels(source):
         ("train[0/2]", Split(name="train", part=0, parts=2)),
         ("train[:512]", Split(name="train", count=512)),
         ("train-v2.x_1[1/3][:7]", Split(name="train-v2.x_1", part=1, parts=3, count=7)),
+        ("train[:10%]", Split(name="train", percent="10")),
+        ("train[1/2][:0.5%][seed=3]", Split(name="train", part=1, parts=2, percent="0.5", seed=3)),
     ],
 )
 def test_syntax(text, want):
@@ -46,7 +48,18 @@ def test_syntax(text, want):
 BAD = ["", "train[", "train[2/2]", "train[0/0]", "train[:0]", "train[5:]", "train[:512][0/2]", "train[-1/2]", "a b"]
 
 
-@pytest.mark.parametrize("text", [*BAD, "train[:1e3]"])
+PERCENT = [
+    "train[:0%]",
+    "train[:101%]",
+    "train[:%]",
+    "train[:0.0%]",
+    "train[:-5%]",
+    "train[seed=]",
+    "train[seed=1][:5]",
+]
+
+
+@pytest.mark.parametrize("text", [*BAD, *PERCENT, "train[:1e3]"])
 def test_bad_syntax(text):
     with pytest.raises(ConfigError):
         parse_split(text)
@@ -81,7 +94,9 @@ def test_seeds_and_stability():
     # Fixed for ever: published scores depend on it.
     assert permutation(8).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
     source = Numbers(range(50))
-    assert labels(select(source, "a[:10]", seed=1)) != labels(select(source, "a[:10]"))
+    assert labels(select(source, "a[:10][seed=1]")) != labels(select(source, "a[:10]"))
+    assert labels(select(source, "a[:10][seed=1]")) == permutation(50, 1)[:10].tolist()
+    assert labels(select(source, "a[seed=1]")) == permutation(50, 1).tolist()
     assert sorted(permutation(1000, 7).tolist()) == list(range(1000))
 
 
@@ -91,6 +106,27 @@ def test_too_many():
     assert "100 examples" in str(caught.value)
     with pytest.raises(DataError):
         select(Numbers(range(2)), "train[0/5]")
+
+
+@pytest.mark.parametrize(
+    ("split", "total", "want"),
+    [
+        ("a", 10, (0, 10)),
+        ("a[:30%]", 10, (0, 3)),
+        ("a[:0.3%]", 1000, (0, 3)),
+        ("a[:100%]", 7, (0, 7)),
+        ("a[:99.9%]", 1000, (0, 999)),
+        ("a[1/3]", 10, (3, 6)),
+        ("a[1/3][:50%]", 10, (3, 4)),
+    ],
+)
+def test_bounds(split, total, want):
+    assert parse_split(split).bounds(total) == want
+
+
+def test_a_percentage_of_nothing():
+    with pytest.raises(DataError, match="0 examples of 9"):
+        parse_split("a[:10%]").bounds(9)
 
 
 def test_subset():

@@ -242,6 +242,16 @@ def test_views_read_captions():
         seen(views, given | {"caption": b"dogs"})
 
 
+def test_views_draw_one_of_several_captions():
+    views = CLIPViews(captions="captions")
+    assert views.features == ("image", "captions")
+    given = sample() | {"captions": ("dogs", "a cat", "on grass")}
+    drawn = {tuple(spelled(seen(views, given, seed=seed)["tokens"])[1:-1]) for seed in range(40)}
+    assert drawn == {("dogs",), ("a", "cat"), ("on", "grass")}
+    with pytest.raises(DataError, match="no caption"):
+        seen(views, given | {"captions": ()})
+
+
 @pytest.mark.parametrize(
     "labels,options,expected",
     [

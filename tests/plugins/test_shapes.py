@@ -100,7 +100,7 @@ def test_what_is_said_is_what_is_there(options):
             assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[:, right - 1].any()
         assert s["label"] == classes[0]
         assert [n for n in s["labels"] if n < len(data.info.classes)] == sorted(set(classes.tolist()))
-        names = {data.label_names[n] for n in s["labels"]}
+        names = {data.info.label_names[n] for n in s["labels"]}
         for label in classes:
             assert set(data.info.classes[label].split("-")) <= names
         for name in data.info.classes[s["label"]].split("-"):
@@ -226,8 +226,8 @@ def test_names_tell_what_is_seen():
     orientations = tuple(name for name, _ in ORIENTATIONS)
     assert quick.info.classes == tuple(f"{f}-{o}" for f in FREQUENCIES for o in orientations)
     assert len(hard.info.classes) == len(set(hard.info.classes)) == 8 * len(SILHOUETTES)
-    assert quick.label_names == quick.info.classes + orientations + FREQUENCIES
-    assert hard.label_names[-len(SILHOUETTES) :] == SILHOUETTES
+    assert quick.info.label_names == quick.info.classes + orientations + FREQUENCIES
+    assert hard.info.label_names[-len(SILHOUETTES) :] == SILHOUETTES
 
 
 @pytest.mark.parametrize(

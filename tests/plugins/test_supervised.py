@@ -5,6 +5,7 @@ Those of the losses (T7, T8) are tests of ``spendflops.parts.labels``.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import jax
@@ -218,6 +219,14 @@ def test_views_take_one_label_or_several(crop):
     assert several(long, rng, spec)["labels"].tolist() == [0, 1, 2]
     with pytest.raises(DataError, match="2 axes"):
         several(sample(3) | {"labels": np.zeros((2, 2))}, rng, spec)
+
+
+@pytest.mark.parametrize("label", [3, -2])
+def test_views_refuse_labels_that_are_no_class(label):
+    spec = dataclasses.replace(tiny().spec, classes=("a", "b", "c"))
+    with pytest.raises(DataError, match=f"{label}.* of 3 classes"):
+        SupervisedViews()(sample(0) | {"label": label}, np.random.default_rng(0), spec)
+    assert SupervisedViews()(sample(0) | {"label": -1}, np.random.default_rng(0), spec)["labels"].tolist() == [-1]
 
 
 def test_views_without_crop_and_flip_are_the_whole_image():

@@ -6,6 +6,7 @@ Deviation: the crops are OpenCLIP's, of any ratio in a range; CLIP's paper has "
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from spendflops.contracts.types import InputSpec, Sample
 from spendflops.parts import text
 from spendflops.parts.views import CropFlip
 
-CAPTIONS = ("caption", "labels")
+CAPTIONS = ("caption", "captions", "labels")
 UNITS = ("tokens", "characters")
 
 
@@ -25,7 +26,8 @@ class CLIPViews(CropFlip):
     No flip by default: a caption may say where things are. The crop's options are those of :class:`CropFlip`.
 
     Attributes:
-        captions: "caption" reads that feature; "labels" makes "This is a photo of A and B." from the names of labels.
+        captions: "caption" reads that feature; "captions" draws one of several (COCO); "labels" makes "This is a photo
+            of A and B." from the names of labels.
         labels: The feature that holds the labels: one integer ("label") or several ("labels"). Negative ones are
             padding.
         class_names: Names of the labels, for captions made from them; empty for the class names of the data set.
@@ -58,7 +60,7 @@ class CLIPViews(CropFlip):
 
     @property
     def features(self) -> tuple[str, ...]:
-        return ("image", "caption" if self.captions == "caption" else self.labels)
+        return ("image", self.labels if self.captions == "labels" else self.captions)
 
     def letters(self, spec: InputSpec) -> dict[str, int]:
         if self.captions == "labels" and not (self.class_names or spec.classes):
@@ -74,10 +76,22 @@ class CLIPViews(CropFlip):
             raise ConfigError(
                 "the views of clip need a tokenizer", why="the objective names none", fix="use clip's own"
             )
+        if self.captions == "captions":
+            sample = {**sample, "caption": self.one(sample["captions"], rng)}
         caption = self.caption(sample, spec.classes)
         caption = caption[: self.max_length] if self.unit == "characters" else caption
         tokens = text.encode(spec.tokenizer, caption, self.max_length)
         return {**super().__call__(sample, rng, spec), "tokens": tokens}
+
+    def one(self, captions: Sequence[str], rng: np.random.Generator) -> str:
+        """One of several captions.
+
+        Raises:
+            DataError: There is none.
+        """
+        if not captions:
+            raise DataError("an image has no caption", fix="leave it out, or make captions from labels")
+        return captions[int(rng.integers(len(captions)))]
 
     def caption(self, sample: Sample, classes: tuple[str, ...] = ()) -> str:
         """The caption of a sample; ``classes`` are the class names of its data set.
@@ -85,7 +99,7 @@ class CLIPViews(CropFlip):
         Raises:
             DataError: It is no text, or there is no label with a name.
         """
-        if self.captions == "caption":
+        if self.captions != "labels":
             if not isinstance(sample["caption"], str):
                 raise DataError(f"a caption is a {type(sample['caption']).__name__}, not a text")
             return sample["caption"]

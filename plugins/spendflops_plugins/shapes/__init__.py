@@ -38,7 +38,7 @@ class Shapes(Dataset):
     Features, for a scene with M objects in sight (M >= 1, varies):
         image: ``ArrayImage``, decodes to uint8 [H W 3].
         label: int, the class of the front object, which is also the largest.
-        labels: int32 [L], the classes in sight and the families above them, sorted; names in ``label_names``.
+        labels: int32 [L], the classes in sight and the families above them, sorted; names in ``info.label_names``.
         caption: str, names every object.
         mask: uint8 [H W], 0 background, class + 1 elsewhere.
         boxes: float32 [M 4], (left, top, right, bottom) in pixels, right and bottom exclusive, of what is in sight.
@@ -101,7 +101,6 @@ class Shapes(Dataset):
             _require(isinstance(count, int) and count >= 0, "length" if split == "train" else split, count, "0 or more")
 
         vocabulary = Vocabulary.of(rules)
-        self.label_names = vocabulary.classes + vocabulary.groups
         self._rules = Rules(
             layout=Layout(preset=rules, curated=curated, objects=(crowd[0], crowd[-1]), tail=tail),
             vocabulary=vocabulary,
@@ -114,6 +113,7 @@ class Shapes(Dataset):
             name=f"shapes-{preset}" + ("" if curated else "-uncurated"),
             features=dict(_FEATURES),
             classes=vocabulary.classes,
+            label_names=vocabulary.classes + vocabulary.groups,
             mask_classes=("background", *vocabulary.classes),
             sizes=sizes,
             licence="CC0-1.0",

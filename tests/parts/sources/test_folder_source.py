@@ -8,8 +8,8 @@ import PIL.Image
 import pytest
 
 from spendflops.contracts.errors import ConfigError, DataError
-from spendflops.parts import sources
-from spendflops.parts.sources import FolderSource, list_images, subfolders, verify
+from spendflops.parts.sources import folder as sources
+from spendflops.parts.sources.folder import FolderSource, list_images, subfolders, verify
 
 
 def picture(path, value=0):

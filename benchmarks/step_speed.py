@@ -1,0 +1,120 @@
+"""Seconds of a whole training step beside PyTorch: ViT-Ti/16, 16 images of 224 pixels, AdamW, both on all cores.
+
+Processes alternate, ours and theirs, so that a machine that slows down slows both. PyTorch runs eagerly, as these
+implementations are used; its side is benchmarks/torch_step.py. Neither side reads data. Ours computes in
+the dtype of the case, with float32 sums; PyTorch's bfloat16 is autocast. It needs a Python with torch, timm, transformers and lightly:
+the environment variable PARITY_PYTHON, or .venv/parity/bin/python; without one only ours is measured, and nothing is
+written.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import harness
+
+HERE = Path(__file__).parent
+METHODS = ("supervised", "mae", "clip", "dino")
+BATCH, WARM = 16, 2
+VIT = {"dim": 192, "depth": 12, "heads": 3}
+
+
+def ours(method: str, dtype: str, steps: int) -> list[float]:
+    """Seconds of each step, compiled before."""
+    import jax
+    import numpy as np
+
+    from spendflops.contracts import registry
+    from spendflops.contracts.dataset import Dataset
+    from spendflops.contracts.types import DatasetInfo
+    from spendflops.engine import sharding
+    from spendflops.engine.build import build_stage
+    from spendflops.engine.optim import adamw
+    from spendflops.engine.recipe import Stage
+
+    class Nothing(Dataset):
+        info = DatasetInfo(
+            name="nothing",
+            features={"image": "uint8 H W C", "label": "int32", "caption": "str"},
+            classes=tuple(f"class {i}" for i in range(1000)),
+            sizes={"train": 1000},
+        )
+
+        def source(self, split, *, features):
+            raise NotImplementedError
+
+    vit = functools.partial(registry.load("backbones", "vit"), compute_dtype=dtype, **VIT)
+    options = {
+        "supervised": {},
+        "mae": {"decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16, "compute_dtype": dtype},
+        "clip": {"embedding_dim": 768, "compute_dtype": dtype},
+        "dino": {"norm_last_layer": True, "compute_dtype": dtype},
+    }[method]
+    stage = Stage(
+        objective=functools.partial(registry.load("objectives", method), **options),
+        backbone=vit,
+        dataset=Nothing(),
+        optimizer=adamw(lr=1e-4, weight_decay=0.05),
+        batch_size=BATCH,
+    )
+    built = build_stage(stage)
+    step, state = built.train.compile(), built.init.compile()(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    batch = {n: rng.integers(0, 200, x.shape).astype(x.dtype) for n, x in built.inputs.items()}
+    batch = sharding.place(batch, batch=True)
+    call = sharding.place({"key": jax.random.key(1), "steps": np.int32(1000)}, batch=False)
+    taken = []
+    for _ in range(WARM + steps):
+        started = time.perf_counter()
+        state, metrics = step(state, batch, call)
+        jax.block_until_ready((state, metrics))
+        taken.append(time.perf_counter() - started)
+    return taken[WARM:]
+
+
+def _child(command: list[str]) -> dict:
+    # Huge pages, as `spendflops train` sets them for itself; glibc gives them to torch as well.
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if found.returncode:
+        raise RuntimeError(f"{' '.join(command)}:\n{found.stderr[-2000:]}")
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measures both sides in turn."""
+    if sys.argv[1:2] == ["--ours"]:
+        method, dtype, steps = sys.argv[2:5]
+        print(json.dumps({"seconds": ours(method, dtype, int(steps))}))
+        return
+    quick = harness.options(__doc__ or "").quick
+    python = os.environ.get("PARITY_PYTHON", str(HERE.parent / ".venv" / "parity" / "bin" / "python"))
+    there = Path(python).exists()
+    before, cases, version = harness.machine(), [], ""
+    steps, rounds = (1, 1) if quick else (6, 3)
+    for method in METHODS[:1] if quick else METHODS:
+        for dtype in ("float32", "bfloat16"):
+            samples: dict[str, list[float]] = {"ours": [], "PyTorch": []}
+            for _ in range(rounds):
+                mine = [sys.executable, __file__, "--ours", method, dtype, str(steps)]
+                samples["ours"] += _child(mine)["seconds"]
+                if there:
+                    found = _child([python, str(HERE / "torch_step.py"), method, dtype, str(steps)])
+                    samples["PyTorch"] += found["seconds"]
+                    version = f"torch {found['version']}, {found['threads']} threads"
+            cases += [
+                harness.Case(name=f"{method} {dtype}: {who}", unit="s", samples=taken)
+                for who, taken in samples.items()
+                if taken
+            ]
+    harness.finish("step_speed", cases, quick=quick or not there, before=before, about=version)
+
+
+if __name__ == "__main__":
+    main()

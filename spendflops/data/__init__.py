@@ -1,0 +1,1 @@
+"""What is done to whole data sets, outside runs: they are verified, shown, and copied for fast reading."""

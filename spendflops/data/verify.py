@@ -1,0 +1,200 @@
+"""Is a copy of a data set what was published? Counts, the list of classes, and samples decoded one by one."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spendflops.contracts.dataset import Dataset, Source
+from spendflops.contracts.errors import DataError
+from spendflops.contracts.types import DatasetInfo, Sample
+from spendflops.parts.images import decode_mask
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitReport:
+    """What was found in one split.
+
+    Attributes:
+        split: Its name.
+        published: Examples that it should have; None where nobody knows.
+        found: Examples that it has; None where it cannot be opened.
+        read: Examples that were decoded.
+        faults: What is wrong, one line each.
+    """
+
+    split: str
+    published: int | None
+    found: int | None
+    read: int
+    faults: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found in a copy of a data set; ``classes`` are the hashes of its own and of the published list."""
+
+    name: str
+    splits: tuple[SplitReport, ...]
+    classes: tuple[str, str]
+    faults: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults and not any(split.faults for split in self.splits)
+
+
+def class_digest(classes: Sequence[str]) -> str:
+    """A hash of a list of classes: SHA-256 of the names joined by newlines, its first 16 digits; empty for none."""
+    return hashlib.sha256("\n".join(classes).encode()).hexdigest()[:16] if classes else ""
+
+
+def verify(
+    cls: Callable[..., Dataset],
+    *,
+    path: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    splits: Sequence[str] = (),
+    samples: int | None = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Compares a copy with what was published and decodes samples of it.
+
+    Args:
+        cls: The data set's class.
+        path: Of the copy; None for a data set without one.
+        options: Others of the class.
+        splits: Only these; by default all that are published, or all that can be opened.
+        samples: Decoded in each split, evenly spaced; None decodes all.
+        progress: Called with (done, all) of the split that is being read.
+
+    Raises:
+        ConfigError: Options that the class does not take.
+    """
+    parameters = inspect.signature(cls).parameters
+    given = dict(options or {}) | ({} if path is None else {"path": path})
+    # A copy that lacks files can be opened only as a part of the set: what it lacks is reported below.
+    given = ({"partial": True} if "partial" in parameters else {}) | given
+    published = _published(cls, parameters, given)
+    copy = cls(**given)
+    faults: list[str] = []
+    own, wanted = class_digest(copy.info.classes), class_digest(published.classes)
+    if own != wanted:
+        faults.append(f"the list of classes is another: {own or 'none'}, published {wanted or 'none'}")
+    names = tuple(splits) or tuple(published.sizes) or usual_splits(copy)
+    reports = [_split(copy, name, published, samples, progress) for name in names]
+    return Report(name=published.name, splits=tuple(reports), classes=(own, wanted), faults=tuple(faults))
+
+
+USUAL = ("train", "val", "valid", "validation", "test")
+"""Splits that are tried where none are published."""
+
+
+def usual_splits(dataset: Dataset) -> tuple[str, ...]:
+    """The splits of a data set that does not state them: ``all`` if that is one, else those with usual names.
+
+    Raises:
+        DataError: There is none of them.
+    """
+    opened, first = [], None
+    for name in ("all", *USUAL):
+        try:
+            dataset.source(name, features=("image",))
+        except DataError as error:
+            first = first or error
+            continue
+        if name == "all":  # what is not divided is called train, too
+            return ("all",)
+        opened.append(name)
+    if not opened and first is not None:
+        raise first
+    return tuple(opened)
+
+
+def _published(cls: Callable[..., Dataset], parameters: Mapping[str, Any], given: Mapping[str, Any]) -> DatasetInfo:
+    """The information that needs no disk, where the class has such."""
+    if "path" in parameters and parameters["path"].default is not inspect.Parameter.empty:
+        return cls(**{name: value for name, value in given.items() if name not in ("path", "partial")}).info
+    return cls(**given).info
+
+
+def _split(
+    copy: Dataset, name: str, published: DatasetInfo, samples: int | None, progress: Callable[[int, int], None] | None
+) -> SplitReport:
+    wanted = published.sizes.get(name)
+    try:
+        source = copy.source(name, features=tuple(copy.info.features))
+    except DataError as error:
+        return SplitReport(split=name, published=wanted, found=None, read=0, faults=(_line(error),))
+    count = len(source)
+    faults = [] if wanted in (None, count) else [f"{count:,} examples, published are {wanted:,}"]
+    chosen = range(count) if samples is None else np.unique(np.linspace(0, count - 1, min(samples, count)).astype(int))
+    check = _Check(source, copy.info)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for done, found in enumerate(pool.map(check, map(int, chosen)), start=1):
+            faults += found
+            if progress is not None:
+                progress(done, len(chosen))
+    return SplitReport(split=name, published=wanted, found=count, read=len(chosen), faults=tuple(faults))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    source: Source
+    info: DatasetInfo
+
+    def __call__(self, index: int) -> list[str]:
+        try:
+            sample = self.source[index]
+            return [f"{place(sample, index)}: {fault}" for fault in faults_of(sample, self.info)]
+        except DataError as error:
+            return [_line(error)]
+
+
+def place(sample: Sample, index: int) -> str:
+    """What a message calls a sample: the name of its image, else its number."""
+    return getattr(sample.get("image"), "name", "") or f"example {index}"
+
+
+def faults_of(sample: Sample, info: DatasetInfo) -> list[str]:
+    """What is wrong with a sample whose parts can all be read.
+
+    Raises:
+        DataError: A part cannot be read.
+    """
+    found = []
+    size = sample["image"].size if "image" in sample else None
+    if "image" in sample:
+        pixels = sample["image"].decode()
+        if pixels.shape[:2] != tuple(size):
+            found.append(f"its header says {size[0]} x {size[1]} pixels, it has {pixels.shape[0]} x {pixels.shape[1]}")
+    if "mask" in sample:
+        mask = decode_mask(sample["mask"])
+        if size is not None and mask.shape != tuple(size):
+            found.append(f"a mask of {mask.shape[0]} x {mask.shape[1]} pixels for an image of {size[0]} x {size[1]}")
+        if (strange := np.setdiff1d(mask, [*range(len(info.mask_classes)), 255])).size and info.mask_classes:
+            found.append(f"mask value {strange[0]} of {len(info.mask_classes)} classes")
+    for name in ("label", "labels", "box_labels"):
+        known = len((info.label_names if name == "labels" else ()) or info.classes)
+        values = np.atleast_1d(sample[name]) if name in sample and known else np.zeros(0, int)
+        if values.size and (values.min() < -1 or values.max() >= known):
+            found.append(f"{name} {values.tolist()} of {known} classes")
+    if len(boxes := np.reshape(sample.get("boxes", ()), (-1, 4))):
+        if not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
+            found.append("a box without area")
+        # Annotations are rounded: a pixel more is not a mistake.
+        elif size is not None and ((boxes < -1).any() or (boxes > np.tile(size[::-1], 2) + 1).any()):
+            found.append(f"a box outside the image of {size[0]} x {size[1]}")
+    return found
+
+
+def _line(error: DataError) -> str:
+    return error.what + (f": {error.why}" if error.why else "")
