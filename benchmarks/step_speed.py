@@ -1,10 +1,10 @@
 """Seconds of a whole training step beside PyTorch: ViT-Ti/16, 16 images of 224 pixels, AdamW, both on all cores.
 
 Processes alternate, ours and theirs, so that a machine that slows down slows both. PyTorch runs eagerly, as these
-implementations are used; its side is benchmarks/torch_step.py. Neither side reads data. Ours computes in
-the dtype of the case, with float32 sums; PyTorch's bfloat16 is autocast. It needs a Python with torch, timm, transformers and lightly:
-the environment variable PARITY_PYTHON, or .venv/parity/bin/python; without one only ours is measured, and nothing is
-written.
+implementations are used; its side is benchmarks/torch_step.py. Neither side reads data. Ours computes in the dtype of
+the case, with float32 sums; PyTorch's bfloat16 is autocast. It needs a Python with torch, timm, transformers and
+lightly: the environment variable PARITY_PYTHON, or .venv/parity/bin/python; without one only ours is measured, and
+nothing is written.
 """
 
 from __future__ import annotations
