@@ -39,6 +39,7 @@ def plan(built: Built, *, compiled: bool = False) -> dict[str, Any]:
         "data": [
             row
             for stage, steps in zip(built.recipe.stages, built.steps, strict=True)
+            if steps
             for row in repeats(stage, steps * stage.batch_size)
         ],
         "parameters": {

@@ -1,0 +1,102 @@
+"""Keeps what a finished study found and writes docs/studies/README.md from all that is kept.
+
+python docs/studies/render.py NAME FOLDER    # takes the report of a study's folder as docs/studies/NAME.json
+python docs/studies/render.py                # writes the page again
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+HEAD = """# Studies that were run
+
+Written by `docs/studies/render.py` from the reports beside it. ±: one standard deviation over the seeds. Distance: how far
+a method is above the random backbone, in pooled standard deviations of the two, sqrt((s² + s_random²) / 2). Monitor: the
+method's own, the lowest of the last rows of its runs; what it means is in [methods.md](../methods.md).
+"""
+
+
+def take(name: str, folder: Path) -> None:
+    """Keeps the report, the environment and the last row of each run, without the places of this machine."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    rows = {}
+    for path in sorted(folder.glob("rows/*/metrics.jsonl")):
+        last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][-1]
+        rows[path.parent.name] = {key: value for key, value in last.items() if key != "seconds"}
+    environment = json.loads(next(folder.glob("rows/*/environment.json")).read_text(encoding="utf-8"))
+    kept = {key: environment[key] for key in ("python", "packages") if key in environment}
+    body = {"name": name, "environment": kept, "last_rows": rows, "report": report}
+    report["command"] = re.sub(r"--workdir \S+", f"--workdir runs/{name}", report["command"])
+    report["command"] = re.sub(r"(dataset \w+):\S+", r"\1:photos", report["command"])
+    (HERE / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def groups(body: dict[str, Any], primary: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows with a score of the primary evaluator, by label."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in body["report"]["rows"]:
+        for score in row["scores"]:
+            if score["evaluator"] == primary:
+                found.setdefault(row["label"], []).append({**row, "score": score})
+    return found
+
+
+def table(body: dict[str, Any]) -> list[str]:
+    """A line a method, best first."""
+    first = body["report"]["rows"][0]["scores"][0]
+    found = groups(body, first["evaluator"])
+    random = [row["score"]["value"] for row in found["random"]]
+    lines = [
+        f"{first['metric']} in {first['unit']} on {first['dataset']}/{first['split']}, `{first['protocol']}`:",
+        "",
+        "| method | score | distance | monitor | images | FLOPs | minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    order = sorted(found, key=lambda label: -statistics.mean(r["score"]["value"] for r in found[label]))
+    for label in order:
+        rows = found[label]
+        values = [row["score"]["value"] for row in rows]
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        pooled = math.sqrt((spread**2 + statistics.stdev(random) ** 2) / 2) if len(random) > 1 else math.nan
+        away = (statistics.mean(values) - statistics.mean(random)) / pooled if label != "random" else math.nan
+        monitors = [body["last_rows"].get(row["run_id"], {}).get("monitor") for row in rows]
+        monitor = f"{min(m for m in monitors if m is not None):.2f}" if any(m is not None for m in monitors) else "-"
+        seconds = sum(sum(row["seconds"].values()) for row in rows) / len(rows)
+        spent = sum(row["flops"]["pretrain"] + row["flops"]["transfer"] for row in rows) / len(rows)
+        lines.append(
+            f"| {label} | {statistics.mean(values):.1f} ± {spread:.1f} | {'-' if math.isnan(away) else f'{away:.1f}'} "
+            f"| {monitor if spent else '-'} | {round(sum(r['images_seen'] for r in rows) / len(rows)):,} | {spent:.2e} "
+            f"| {seconds / 60:.1f} |"
+        )
+    return lines
+
+
+def page() -> str:
+    """All studies."""
+    parts = [HEAD]
+    for path in sorted(HERE.glob("*.json")):
+        body = json.loads(path.read_text(encoding="utf-8"))
+        report, packages = body["report"], body["environment"].get("packages", {})
+        seeds = len({row["seed"] for row in report["rows"]})
+        versions = ", ".join(f"{n} {packages[n]}" for n in ("spendflops", "jax", "jaxlib", "numpy") if n in packages)
+        notes = HERE / f"{path.stem}.md"
+        parts += [
+            f"## {report['title']}\n",
+            f"{report['question']} {len(report['rows'])} runs, {seeds} seeds, {report['created'][:10]}; {versions}.\n",
+            *([notes.read_text(encoding="utf-8")] if notes.exists() else []),
+            "\n".join(table(body)) + "\n",
+        ]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        take(sys.argv[1], Path(sys.argv[2]))
+    (HERE / "README.md").write_text(page(), encoding="utf-8")
