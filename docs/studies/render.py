@@ -17,22 +17,27 @@ from typing import Any
 HERE = Path(__file__).parent
 HEAD = """# Studies that were run
 
-Written by `docs/studies/render.py` from the reports beside it. ±: one standard deviation over the seeds. Distance: how far
-a method is above the random backbone, in pooled standard deviations of the two, sqrt((s² + s_random²) / 2). Monitor: the
-method's own, the lowest of the last rows of its runs; what it means is in [methods.md](../methods.md).
+Written by `docs/studies/render.py` from the reports beside it. ±: one standard deviation over the seeds. Distance: how
+far a method is above the random backbone, in pooled standard deviations of the two, sqrt((s² + s_random²) / 2).
+Monitor: the method's own, the lowest of the last rows of its runs; what it means is in [methods.md](../methods.md).
 """
 
 
 def take(name: str, folder: Path) -> None:
     """Keeps the report, the environment and the last row of each run, without the places of this machine."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    reported = {row["run_id"] for row in report["rows"]}
     rows = {}
     for path in sorted(folder.glob("rows/*/metrics.jsonl")):
+        if path.parent.name not in reported:
+            continue
         last = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][-1]
         rows[path.parent.name] = {key: value for key, value in last.items() if key != "seconds"}
     environment = json.loads(next(folder.glob("rows/*/environment.json")).read_text(encoding="utf-8"))
     kept = {key: environment[key] for key in ("python", "packages") if key in environment}
     body = {"name": name, "environment": kept, "last_rows": rows, "report": report}
+    for row in report["rows"]:
+        row["folder"] = f"runs/{name}/rows/{row['run_id']}"
     report["command"] = re.sub(r"--workdir \S+", f"--workdir runs/{name}", report["command"])
     report["command"] = re.sub(r"(dataset \w+):\S+", r"\1:photos", report["command"])
     (HERE / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")

@@ -41,9 +41,11 @@ INTERPOLATIONS = {
     "nearest": PIL.Image.Resampling.NEAREST,
     "bilinear": PIL.Image.Resampling.BILINEAR,
     "bicubic": PIL.Image.Resampling.BICUBIC,
+    "bilinear_scaled": PIL.Image.Resampling.BILINEAR,
+    "bicubic_scaled": PIL.Image.Resampling.BICUBIC,
 }
-LARGEST = 2 * 89_478_485
-"""Pixels above which nothing is decoded: Pillow's own limit against decompression bombs."""
+"""Filters by name. ``_scaled``: a large JPEG is first decoded at 1/2, 1/4 or 1/8 of its size, while twice the size of
+the result is left: faster, and nearly the same image. Otherwise every pixel is decoded, as official code does."""
 # OpenCV decodes these as Pillow does, bit by bit, and faster. It takes CMYK for what it is not.
 _FAST = {
     "JPEG": ("RGB", "L"),
@@ -127,7 +129,7 @@ class EncodedImage:
         """Height and width in pixels, from the header alone.
 
         Raises:
-            DataError: Not an image, or one of more than :data:`LARGEST` pixels.
+            DataError: Not an image, or one of more pixels than Pillow lets pass: a decompression bomb.
         """
         return self._header().size
 
@@ -135,9 +137,6 @@ class EncodedImage:
         if self._head is None:
             with self._open() as image:
                 self._head = _Header((image.height, image.width), image.format or "", image.mode)
-            if image.height * image.width > LARGEST:
-                why = f"{image.height} x {image.width} pixels are more than {LARGEST:,}: a decompression bomb?"
-                raise _broken(self.name, why)
         return self._head
 
     def decode(self, box: Box | None = None, min_size: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -196,6 +195,7 @@ class EncodedImage:
             raise _broken(self.name, why) from error
 
     def _decode(self, factor: int) -> np.ndarray:
+        # Of a bomb, too, the header is read first: OpenCV would take the memory.
         data, head = self.read(), self._header()
         # Older OpenCV fills a truncated JPEG with grey and says nothing; Pillow is strict.
         whole = head.form != "JPEG" or b"\xff\xd9" in data[-64:]
@@ -259,7 +259,7 @@ def resize(array: np.ndarray, size: tuple[int, int], interpolation: str = "bicub
     Args:
         array: uint8.
         size: Height and width in pixels.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+        interpolation: A name in :data:`INTERPOLATIONS`.
 
     Raises:
         ConfigError: Unknown interpolation.
@@ -281,7 +281,7 @@ def center_crop_resize(
     height, width = image.size
     scale = max(round(size[0] / crop_fraction) / height, round(size[1] / crop_fraction) / width)
     target = max(size[0], int(height * scale + 1e-6)), max(size[1], int(width * scale + 1e-6))
-    pixels = resize(image.decode(min_size=2 * max(target)), target, interpolation)
+    pixels = resize(image.decode(min_size=reduced_to(2 * max(target), interpolation)), target, interpolation)
     top, left = round((target[0] - size[0]) / 2), round((target[1] - size[1]) / 2)
     return pixels[top : top + size[0], left : left + size[1]]
 
@@ -289,9 +289,10 @@ def center_crop_resize(
 def crop_resize(
     image: Image, box: Box, size: tuple[int, int], interpolation: str = "bicubic"
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """``box`` of an undecoded image at ``size``; a large JPEG is decoded reduced, to twice ``size`` or more."""
+    """``box`` of an undecoded image at ``size``; a filter ``_scaled`` decodes no less than twice ``size``."""
     top, left, height, width = box
-    pixels = image.decode(min_size=math.ceil(2 * max(size) * min(image.size) / min(height, width)))
+    least = 2 * max(size) * min(image.size) / min(height, width)
+    pixels = image.decode(min_size=reduced_to(least, interpolation))
     if pixels.shape[:2] == image.size:
         return resize(_cut(pixels, box), size, interpolation)
     # The edges of the box fall between reduced pixels: Pillow resizes from there, nothing shifts.
@@ -341,6 +342,11 @@ def flip(array: np.ndarray) -> np.ndarray:
 def random_flip(array: np.ndarray, rng: np.random.Generator, *, probability: float = 0.5) -> np.ndarray:
     """:func:`flip` with ``probability``."""
     return flip(array) if rng.random() < probability else array
+
+
+def reduced_to(least: float, interpolation: str) -> int | None:
+    """``min_size`` of a decode whose shorter side must keep ``least`` pixels; None unless the filter is ``_scaled``."""
+    return math.ceil(least) if interpolation.endswith("_scaled") else None
 
 
 def _filter(interpolation: str) -> PIL.Image.Resampling:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from jaxtyping import UInt8
 from spendflops.contracts.errors import ConfigError, suggest
 from spendflops.contracts.types import Image
 from spendflops.parts.crops import CROP_SAMPLERS, Box
-from spendflops.parts.images import ArrayImage, crop_resize
+from spendflops.parts.images import ArrayImage, crop_resize, reduced_to
 
 Size = tuple[int, int]
 Range = tuple[float, float]
@@ -45,7 +44,8 @@ def random_resized_crops(
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
     """Random parts of the image, each drawn as ``images.random_resized_crop`` draws one.
 
-    The boxes come first, so that the image can be decoded once, as far reduced as the most demanding of them allows.
+    The boxes come first, so that the image can be decoded once, with a filter ``_scaled`` as far reduced as the most
+    demanding of them allows.
 
     Args:
         image: Undecoded.
@@ -65,5 +65,5 @@ def random_resized_crops(
     boxes = [CROP_SAMPLERS[sampler](rng, image.size, scale=scale, ratio=ratio) for _, scale in crops]
     # What crop_resize asks for: at least twice the result's pixels along both sides of the box.
     needs = [2 * max(size) * min(image.size) / min(box[2:]) for box, (size, _) in zip(boxes, crops, strict=True)]
-    decoded = _Decoded(image.decode(min_size=math.ceil(max(needs))), image.size)
+    decoded = _Decoded(image.decode(min_size=reduced_to(max(needs), interpolation)), image.size)
     return [crop_resize(decoded, box, size, interpolation) for box, (size, _) in zip(boxes, crops, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.evaluator import Preprocess
 from spendflops.contracts.types import DatasetInfo, InputSpec, Sample
-from spendflops.parts.images import decode_mask, resize
+from spendflops.parts.images import decode_mask, reduced_to, resize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,5 @@ class Resize(Preprocess):
         return entries
 
     def _image(self, sample: Sample) -> np.ndarray:
-        # A large photograph is decoded at no less than twice the size: the antialiased resize hides the difference.
-        pixels = sample["image"].decode(min_size=2 * max(self.size))
+        pixels = sample["image"].decode(min_size=reduced_to(2 * max(self.size), self.interpolation))
         return np.ascontiguousarray(resize(pixels, self.size, self.interpolation))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
@@ -74,3 +75,15 @@ def test_events_are_what_tensorboard_reads(log):
     events = EventAccumulator(str(log.folder / "events")).Reload()
     [value] = events.Scalars("mae/loss")
     assert (value.step, value.value) == (5, 0.5)
+
+
+@pytest.mark.parametrize(("waited", "said"), [(0.5, 1), (0.0, 0)])
+def test_a_run_whose_model_waits_for_data_says_once_what_helps(log, waited, said):
+    stage = log.stage("mae", steps=100, flops_per_step=7, examples_per_step=8)
+    for step in (10, 20, 30):
+        time.sleep(0.02)
+        stage.waited += waited * 0.02
+        stage.row(step, {"loss": 0.5}, flops=step * 7)
+    text = log.console.file.getvalue()
+    assert text.count("waits for data") == said
+    assert not said or "what helps" in text

@@ -95,10 +95,20 @@ def test_reduced_decoding_does_not_shift_crops(kind):
     full = ArrayImage(image.decode())
     for _ in range(20):
         box = crops.sample_crop_torchvision(rng, image.size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3))
-        got, want = (images.crop_resize(x, box, (32, 32)).astype(int) for x in (image, full))
+        got, want = (images.crop_resize(x, box, (32, 32), "bicubic_scaled").astype(int) for x in (image, full))
         assert np.abs(got - want).mean() < 1.5
         moved = images.crop_resize(full, (max(0, box[0] - 4), *box[1:]), (32, 32))
         assert box[0] < 4 or np.abs(moved - want).mean() > 2 * np.abs(got - want).mean()
+
+
+def test_every_pixel_is_decoded_unless_the_filter_says_otherwise():
+    image = EncodedImage(encode(images.resize(smooth(), (500, 333)), quality=98))
+    full = ArrayImage(image.decode())
+    box = (3, 5, 400, 300)
+    for size in ((32, 32), (8, 8)):
+        assert (images.crop_resize(image, box, size) == images.crop_resize(full, box, size)).all()
+        assert (images.center_crop_resize(image, size) == images.center_crop_resize(full, size)).all()
+        assert (images.crop_resize(image, box, size, "bicubic_scaled") != images.crop_resize(full, box, size)).any()
 
 
 def test_flips():
