@@ -24,6 +24,7 @@ CORE = {
     "optim.lars": "spendflops.engine.optim:lars",
     "optim.clip": "spendflops.engine.optim:Clip",
     "optim.group": "spendflops.contracts.objective:Group",
+    "optim.layer_decay": "spendflops.engine.layer_decay:layer_decay",
     "schedules.constant": "spendflops.parts.schedules:Constant",
     "schedules.warmup_cosine": "spendflops.parts.schedules:WarmupCosine",
     "schedules.cosine": "spendflops.parts.schedules:Cosine",

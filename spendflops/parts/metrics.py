@@ -79,15 +79,16 @@ def iou(confusion: Int[np.ndarray, "C C"]) -> Float[np.ndarray, " C"]:
     return _divide(hits, confusion.sum(axis=0) + confusion.sum(axis=1) - hits)
 
 
-def segmentation_scores(confusion: Int[np.ndarray, "C C"]) -> dict[str, float]:
+def segmentation_scores(confusion: Int[np.ndarray, "C C"], *, absent: str = "skipped") -> dict[str, float]:
     """``miou``, ``pixel_accuracy``, ``mean_accuracy`` (over classes that occur in the labels), ``classes`` averaged.
 
-    NaN where nothing was counted.
+    A class in neither labels nor predictions is left out of ``miou``, or counts as 0 (``absent="zero"``). NaN where
+    nothing was counted.
     """
     confusion = np.asarray(confusion, np.int64)
     hits, ious = np.diagonal(confusion), iou(confusion)
     return {
-        "miou": _mean(ious),
+        "miou": _mean(np.nan_to_num(ious) if absent == "zero" else ious),
         "pixel_accuracy": float(_divide(hits.sum(), confusion.sum())),
         "mean_accuracy": _mean(_divide(hits, confusion.sum(axis=1))),
         "classes": int(np.isfinite(ious).sum()),

@@ -12,9 +12,9 @@ GT = np.array([[[0, 0, 1, 1], [0, 255, 1, 2]], [[0, 0, 0, 0], [0, 0, 1, 255]]], 
 PR = np.array([[[0, 1, 1, 1], [0, 0, 1, 2]], [[0, 0, 0, 0], [0, 1, 1, 0]]])
 
 
-def run(logits, masks, classes=4, **options):
+def run(logits, masks, classes=4, evaluator=None, **options):
     data = {"eval": ({"seg_logits": np.asarray(logits, np.float32)}, {"mask": masks})}
-    return drive.score(SegmentationMIoU(), data, about=drive.info(mask_classes=classes), **options)
+    return drive.score(evaluator or SegmentationMIoU(), data, about=drive.info(mask_classes=classes), **options)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
@@ -58,3 +58,41 @@ def test_preprocess_keeps_labels_exact():
     entries = preprocess({"image": ArrayImage(pixels), "mask": mask})
     assert entries["image"].shape == (8, 8, 3) and entries["mask"].dtype == np.uint8
     assert (entries["mask"] == mask[1::2, 1::3]).all()
+
+
+VINY = {"average": "image", "absent": "zero"}
+
+
+def test_t11_a_class_that_is_absent_counts_as_zero_in_viny():
+    masks = np.zeros((2, 4, 4), np.uint8)
+    assert run(np.eye(3)[masks], masks, 3, SegmentationMIoU(**VINY))["miou"] == pytest.approx(1 / 3)
+    assert run(np.eye(3)[masks], masks, 3)["miou"] == 1
+
+
+@pytest.mark.parametrize("absent", ["zero", "skipped"])
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_scores_of_single_images_are_averaged(absent, batch_size):
+    rng = np.random.default_rng(1)
+    masks, predicted = (rng.integers(0, 3, (5, 4, 4)).astype(np.uint8) for _ in range(2))
+    masks[0], predicted[0] = 1, 1
+    masks[3, :2] = 255
+    found = run(np.eye(4)[predicted], masks, 4, SegmentationMIoU(average="image", absent=absent), batch_size=batch_size)
+    ious, right = [], []
+    for mask, guess in zip(masks, predicted, strict=True):
+        seen = mask != 255
+        per = []
+        for c in range(4):
+            union = ((mask == c) | (guess == c)) & seen
+            if union.any() or absent == "zero":
+                per.append(((mask == c) & (guess == c) & seen).sum() / max(union.sum(), 1))
+        ious.append(np.mean(per))
+        right.append((mask == guess)[seen].mean())
+    assert found["miou"] == pytest.approx(np.mean(ious)) and found["pixel_accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_words_that_are_none():
+    with pytest.raises(ConfigError, match="did you mean 'image'"):
+        SegmentationMIoU(average="images")
+    with pytest.raises(ConfigError, match="unknown absent"):
+        SegmentationMIoU(absent="nan")
+    assert SegmentationMIoU(**VINY).protocol != SegmentationMIoU().protocol
