@@ -143,7 +143,7 @@ def main() -> None:
     python = os.environ.get("PARITY_PYTHON", str(HERE.parent / ".venv" / "parity" / "bin" / "python"))
     there = Path(python).exists() and not quick
     before, samples, version = harness.machine(), {}, ""
-    rounds = 1 if quick else 5
+    rounds = 1 if quick else 3
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = photographs(folder, 16 if quick else 128)

@@ -17,7 +17,7 @@ from torch import library, nn
 from torch.nn import functional
 
 BATCH, DIM, DEPTH, HEADS = 16, 192, 12, 3
-WARM = 2
+WARM = 1
 _LIBRARY = None
 if importlib.util.find_spec("torchvision") and not hasattr(torch.ops.torchvision, "nms"):
     # A torchvision that was built for another torch cannot register its operators; nothing here calls them.

@@ -59,6 +59,11 @@ class Views(abc.ABC):
         """The features of the data set that are read."""
         return ("image",)
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Which optional inputs of the objective (``"boxes?"``, here ``"boxes"``) these views give."""
+        return ()
+
     def letters(self, spec: InputSpec) -> dict[str, int]:
         """Sizes of the shape letters in ``Objective.inputs``: with them a run is planned without opening its data."""
         return {"H": spec.size[0], "W": spec.size[1], "C": 3}

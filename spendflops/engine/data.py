@@ -304,12 +304,16 @@ def padded(
 def train_structs(objective: Objective, views: Views, spec: InputSpec, batch_size: int) -> dict[str, Any]:
     """Shapes of a training batch from the objective's ``inputs`` and the letters of its views. No data is opened.
 
+    Optional inputs are part of it where the views say that they give them.
+
     Raises:
         errors.PluginError: A specification that cannot be read or a letter without a size.
     """
     letters = {**views.letters(spec), "B": batch_size}
     structs = {}
     for name, text in objective.inputs.items():
+        if name.endswith("?") and name.rstrip("?") not in views.optional:
+            continue
         dtype, *axes = text.split()
         shape = tuple(_axis(axis, letters, f"{type(objective).__name__}.inputs[{name!r}]") for axis in axes)
         structs[name.rstrip("?")] = struct(shape, np.dtype(dtype), batch=True)

@@ -53,9 +53,7 @@ def views(s: Subject) -> None:
     missing = [f for f in s.views.features if f not in s.dataset.info.features]
     if missing:
         raise CheckFailed(f"the kit's samples have no {missing[0]!r}", fix="pass dataset=... with that feature")
-    optional = [name.rstrip("?") for name in s.cls.inputs if name.endswith("?")]
-    wanted = {n: x for n, x in s.inputs().items() if n not in optional or n in s.batches[0]}
-    data.check_batch(s.batches[0], wanted, s.cls.__name__)
+    data.check_batch(s.batches[0], s.inputs(), s.cls.__name__)
 
 
 @needs("views")

@@ -172,6 +172,20 @@ def test_declared_shapes(text, shape):
     assert found.shape == shape and str(found.dtype) == text.split()[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class WithBoxes(Drawn):
+    @property
+    def optional(self):
+        return ("x",)
+
+
+def test_optional_inputs_are_there_where_the_views_give_them():
+    wanted = Spec("float32 B 7")
+    wanted.inputs = {"x?": "float32 B 7", "image": "uint8 B H W C"}
+    assert set(data.train_structs(wanted, Drawn(), SPEC, 8)) == {"image"}
+    assert set(data.train_structs(wanted, WithBoxes(), SPEC, 8)) == {"image", "x"}
+
+
 @pytest.mark.parametrize("text", ["float32 B Q", "float32 B V=", "float32 B *"])
 def test_a_letter_without_a_size_is_an_error(text):
     with pytest.raises(PluginError, match="no size for"):
