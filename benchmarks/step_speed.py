@@ -89,33 +89,35 @@ def _child(command: list[str]) -> dict:
     return json.loads(found.stdout.splitlines()[-1])
 
 
+def measured(method: str, dtype: str, python: str | None, *, steps: int, rounds: int) -> tuple[list[harness.Case], str]:
+    """Both sides in turn, and the version of PyTorch."""
+    samples: dict[str, list[float]] = {"ours": [], "PyTorch": []}
+    version = ""
+    for _ in range(rounds):
+        samples["ours"] += _child([sys.executable, __file__, "--ours", method, dtype, str(steps)])["seconds"]
+        if python:
+            found = _child([python, str(HERE / "torch_step.py"), method, dtype, str(steps)])
+            samples["PyTorch"] += found["seconds"]
+            version = f"torch {found['version']}, {found['threads']} threads"
+    return [harness.Case(name=f"{method} {dtype}: {w}", unit="s", samples=s) for w, s in samples.items() if s], version
+
+
 def main() -> None:
-    """Measures both sides in turn."""
+    """Measures both sides of each method; what is done is kept if the rest is interrupted."""
     if sys.argv[1:2] == ["--ours"]:
         method, dtype, steps = sys.argv[2:5]
         print(json.dumps({"seconds": ours(method, dtype, int(steps))}))
         return
     quick = harness.options(__doc__ or "").quick
-    python = os.environ.get("PARITY_PYTHON", str(HERE.parent / ".venv" / "parity" / "bin" / "python"))
-    there = Path(python).exists()
-    before, cases, version = harness.machine(), [], ""
-    steps, rounds = (1, 1) if quick else (3, 3)
+    path = os.environ.get("PARITY_PYTHON", str(HERE.parent / ".venv" / "parity" / "bin" / "python"))
+    python = path if Path(path).exists() else None
+    before, cases = harness.machine(), []
     for method in METHODS[:1] if quick else METHODS:
         for dtype in ("float32", "bfloat16"):
-            samples: dict[str, list[float]] = {"ours": [], "PyTorch": []}
-            for _ in range(rounds):
-                mine = [sys.executable, __file__, "--ours", method, dtype, str(steps)]
-                samples["ours"] += _child(mine)["seconds"]
-                if there:
-                    found = _child([python, str(HERE / "torch_step.py"), method, dtype, str(steps)])
-                    samples["PyTorch"] += found["seconds"]
-                    version = f"torch {found['version']}, {found['threads']} threads"
-            cases += [
-                harness.Case(name=f"{method} {dtype}: {who}", unit="s", samples=taken)
-                for who, taken in samples.items()
-                if taken
-            ]
-    harness.finish("step_speed", cases, quick=quick or not there, before=before, about=version)
+            steps, rounds = (1, 1) if quick else (2, 2) if method == "dino" else (3, 3)
+            found, version = measured(method, dtype, python, steps=steps, rounds=rounds)
+            cases += found
+            harness.finish("step_speed", cases, quick=quick or not python, before=before, about=version)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def take(name: str, folder: Path) -> None:
     body = {"name": name, "environment": kept, "last_rows": rows, "report": report}
     for row in report["rows"]:
         row["folder"] = f"runs/{name}/rows/{row['run_id']}"
+        row["settings"] |= {key: "photos" for key in row["settings"] if key.endswith("dataset.path")}
     report["command"] = re.sub(r"--workdir \S+", f"--workdir runs/{name}", report["command"])
     report["command"] = re.sub(r"(dataset \w+):\S+", r"\1:photos", report["command"])
     (HERE / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
