@@ -6,7 +6,6 @@ called by step_speed.py. Models, batch, views and optimiser are those of step_sp
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import json
 import sys
@@ -86,8 +85,9 @@ def dino():
     """DINO: 2 views of 224 and 8 of 96 pixels, 65,536 prototypes, an EMA teacher."""
     from lightly.loss import DINOLoss
 
-    student = _Student()
-    teacher = copy.deepcopy(student).requires_grad_(False)
+    student, teacher = _Student(), _Student()
+    teacher.load_state_dict(student.state_dict())
+    teacher.requires_grad_(False)
     loss = DINOLoss(output_dim=65536)
     large, small = torch.randn(2 * BATCH, 3, 224, 224), torch.randn(8 * BATCH, 3, 96, 96)
 
