@@ -20,8 +20,7 @@ import numpy as np
 
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.contracts import errors
-from spendflops.contracts.dataset import Source
-from spendflops.engine import data, evaluate, sharding
+from spendflops.engine import data, evaluate, sharding, skips
 from spendflops.engine.build import Built, BuiltStage, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
@@ -35,10 +34,6 @@ from spendflops.weights.folder import open_folder
 
 MODEL = ("params", "stats", "ema")
 """The parts of a state that outlive their stage."""
-
-
-SKIPPED = "logs/skipped-{}.json"
-"""Where a run keeps the names of broken examples."""
 
 
 class StopRequest:
@@ -269,7 +264,7 @@ def _train(
 ) -> Tree:  # fmt: skip
     stage, built, steps = run.recipe.stages[index], run.built.stages[index], run.built.steps[index]
     source = open_source(stage.dataset, stage.split, built.views.features)
-    skipped = _skipped(run, stage, source) if stage.skip_broken else None
+    skipped = skips.known(run.directory.path, stage, source) if stage.skip_broken else None
     batches = data.Batches(
         source,
         built.views,
@@ -295,7 +290,7 @@ def _train(
             batch = sharding.place(next(reader), batch=True)
             shown.waited += time.perf_counter() - waited
             if skipped is not None and skipped.new:
-                _tell_skipped(run, stage.label, skipped)
+                skips.tell(run.directory.path, run.log, stage.label, skipped)
             state, new = step_fn(state, batch, call)
             progress.write(attempt, step + 1, time.perf_counter() - started)
             # Looks one step back, so that the device never waits for the host.
@@ -323,21 +318,6 @@ def _train(
     return state
 
 
-def _skipped(run: Run, stage: Stage, source: Source) -> data.Skipped:
-    """The broken examples of a stage, with those that an earlier attempt found."""
-    path = run.directory.path / SKIPPED.format(stage.label)
-    known = {int(index): text for index, text in read_json(path).items()} if path.exists() else {}
-    return data.Skipped(source, limit=stage.skip_broken, known=known)
-
-
-def _tell_skipped(run: Run, name: str, skipped: data.Skipped) -> None:
-    """Keeps what was skipped and shows what is new."""
-    write_atomically(run.directory.path / SKIPPED.format(name), json.dumps(skipped.found, indent=1))
-    for text in skipped.new:
-        run.log.say(f"{name}: skipped, {len(skipped.found)} of at most {skipped.limit}: {text}")
-    skipped.new.clear()
-
-
 def _check_finite(metrics: Mapping[str, Any], stage: Stage, step: int) -> None:
     if math.isfinite(float(metrics["health"])):
         return
@@ -357,8 +337,7 @@ def run_evaluations(run: Run) -> list[dict[str, Any]]:
         broken = evaluate.collect(prediction, *run.model(prediction.stage, prediction.weights), collected)
         if broken:
             run.log.say(f"{prediction.program.name}: left out {len(broken)} broken: {next(iter(broken.values()))}")
-            place = SKIPPED.format(prediction.program.name.replace("/", "-"))
-            write_atomically(run.directory.path / place, json.dumps(broken, indent=1))
+            skips.keep(run.directory.path, prediction.program.name, broken)
         stage = next(s for s in run.recipe.stages if s.label == prediction.stage)
         entry = {**_entry(stage, prediction.program, 0, prediction.calls), "role": "evaluate"}
         if run.ledger.steps(prediction.program.name):
@@ -375,7 +354,6 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
     stages = []
     for stage, built, steps in zip(run.recipe.stages, run.built.stages, run.built.steps, strict=True):
         examples = length(stage.dataset, stage.split)
-        skipped = run.directory.path / SKIPPED.format(stage.label)
         stages.append(
             {
                 "name": stage.label,
@@ -383,7 +361,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
                 "steps": steps,
                 "examples": steps * stage.batch_size,
                 "epochs": steps * stage.batch_size / examples,
-                "skipped": len(read_json(skipped)) if skipped.exists() else 0,
+                "skipped": len(skips.read(run.directory.path, stage.label)),
                 "flops_per_step": built.train.cost().total,
                 "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(built.definition.params)),
             }
