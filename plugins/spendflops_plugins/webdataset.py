@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import DatasetInfo
+from spendflops.parts.sources.class_file import read_class_file
 from spendflops.parts.sources.folder import subfolders
 from spendflops.parts.sources.published import check_features
 from spendflops.parts.sources.shard_paths import find_shards
@@ -176,19 +177,7 @@ class WebDataset(Dataset):
             return tuple(str(number) for number in range(given))
         if not isinstance(given, str):
             return tuple(given or ())
-        try:
-            with open(os.path.expanduser(given), encoding="utf-8") as file:
-                names = file.read().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"list of classes {given} cannot be read", why=str(error)) from error
-        while names and not names[-1].strip():
-            names.pop()
-        seen: dict[str, int] = {}
-        for line, text in enumerate(names, 1):
-            if not text.strip() or seen.setdefault(text, line) != line:
-                why = f"{text!r} stands in line {seen[text]}, too" if text.strip() else "it is empty"
-                raise DataError(f"line {line} of {given} is no new class", why=why, fix="write one name a line")
-        return tuple(names)
+        return read_class_file(given)
 
 
 def _by_name(shards: Sequence[str]) -> dict[str, tuple[str, ...]]:

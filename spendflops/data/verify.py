@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.errors import DataError
 from spendflops.contracts.types import DatasetInfo, Sample
 from spendflops.parts.images import decode_mask
+from spendflops.parts.sources.arrayrecord import class_digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class SplitReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was found in a copy of a data set; ``classes`` are the hashes of its own and of the published list."""
+    """What was found in a copy of a data set; ``classes`` are the hashes of its own and of the published list
+    (the first 16 digits of SHA-256; empty without classes)."""
 
     name: str
     splits: tuple[SplitReport, ...]
@@ -50,11 +51,6 @@ class Report:
     def sound(self) -> bool:
         """Whether nothing is wrong."""
         return not self.faults and not any(split.faults for split in self.splits)
-
-
-def class_digest(classes: Sequence[str]) -> str:
-    """A hash of a list of classes: SHA-256 of the names joined by newlines, its first 16 digits; empty for none."""
-    return hashlib.sha256("\n".join(classes).encode()).hexdigest()[:16] if classes else ""
 
 
 def verify(
@@ -86,7 +82,7 @@ def verify(
     published = _published(cls, parameters, given)
     copy = cls(**given)
     faults: list[str] = []
-    own, wanted = class_digest(copy.info.classes), class_digest(published.classes)
+    own, wanted = (class_digest(i.classes)[:16] if i.classes else "" for i in (copy.info, published))
     if own != wanted:
         faults.append(f"the list of classes is another: {own or 'none'}, published {wanted or 'none'}")
     names = tuple(splits) or tuple(published.sizes) or usual_splits(copy)

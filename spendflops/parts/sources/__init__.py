@@ -10,6 +10,7 @@ parquet         tables with the image in a column
 coco            images beside a JSON file of annotations in COCO's layout
 masks           label maps whose values are changed when they are decoded
 imagenet        what the data sets with ImageNet's classes share
+stored          where an index is kept that was made of a file
 published       what the data sets with published counts share
 =============== ==================================================================================
 """

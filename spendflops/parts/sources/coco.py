@@ -13,13 +13,9 @@ evaluation takes 0 for "no match", and two perfect boxes with ids 0 and 1 score 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ from spendflops.parts.sources.coco_index import ROWS, Categories, CocoIndex, Str
 from spendflops.parts.sources.coco_json import NO_AREA, NO_OUTLINE, Faults, make_index
 from spendflops.parts.sources.folder import list_images
 from spendflops.parts.sources.masks import instance_mask, pycocotools_mask
+from spendflops.parts.sources.stored import places, store
 
 VERSION = 1
 
@@ -69,13 +66,13 @@ def open_index(path: str | os.PathLike, *, invalid: str = "fail", masks: bool = 
     """
     check_invalid(invalid)
     path = os.path.abspath(os.fspath(path))
-    stamp, places = stamp_of(path), _places(path)
-    index = next((found for place in places if (found := _load(place, path, stamp)) is not None), None)
+    stamp, candidates = stamp_of(path), places(path, ".index.npz")
+    index = next((found for place in candidates if (found := _load(place, path, stamp)) is not None), None)
     if index is None:
         index = make_index(path, invalid=invalid)
         # What was dropped on demand has to fail where it is not demanded.
         if not set(index.dropped) - {NO_AREA}:
-            any(_store(place, index) for place in places)
+            any(_store(place, index) for place in candidates)
     return _with_outlines(index, invalid) if masks else index
 
 
@@ -268,11 +265,6 @@ def _with_outlines(index: CocoIndex, invalid: str) -> CocoIndex:
     return dataclasses.replace(index, rows=index.rows[~bad], starts=starts, dropped=dropped)
 
 
-def _places(path: str) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spendflops" / "coco"
-    return Path(path + ".index.npz"), cache / (hashlib.sha256(path.encode()).hexdigest()[:32] + ".index.npz")
-
-
 def _load(place: Path, path: str, stamp: tuple[int, int]) -> CocoIndex | None:
     """The stored index; None where there is none, it is of another file, or it cannot be read."""
     try:
@@ -310,18 +302,5 @@ def _store(place: Path, index: CocoIndex) -> bool:
     for name in ("stamp", "image_ids", "sizes", "rows", "starts", "caption_starts"):
         arrays[name] = np.asarray(getattr(index, name))
     counts = np.array([index.dropped.get(NO_AREA, 0), index.overhanging])
-    temporary = ""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            # Whoever may read the annotations may read their index; a temporary file is its maker's alone.
-            shutil.copymode(index.path, temporary)
-            np.savez(file, version=VERSION, ids=np.array(index.categories.ids, np.int64), counts=counts, **arrays)
-        os.replace(temporary, place)
-    except OSError:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        return False
-    return True
+    arrays |= {"version": VERSION, "ids": np.array(index.categories.ids, np.int64), "counts": counts}
+    return store(place, arrays, like=index.path)

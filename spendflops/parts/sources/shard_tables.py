@@ -12,9 +12,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from spendflops.contracts.errors import DataError
+from spendflops.parts.sources.stored import places, store
 from spendflops.parts.sources.tar import FILES, open_index
 
 VERSION = 1
@@ -198,7 +197,7 @@ def remembered(
     if stored is not None:
         return stored, True
     arrays = make()
-    return arrays, any(_store(place, stamp, arrays) for place in _places(path, suffix))
+    return arrays, any(_store(place, path, stamp, arrays) for place in places(path, suffix))
 
 
 def changed(path: str) -> DataError:
@@ -286,15 +285,8 @@ def _unreadable(path: str, error: OSError) -> DataError:
     )
 
 
-def _places(path: str, suffix: str) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spendflops" / "shards"
-    return Path(path + suffix), cache / (
-        hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:32] + suffix
-    )
-
-
 def _load(path: str, suffix: str, stamp: Stamp, only: Sequence[str] = ()) -> dict[str, np.ndarray] | None:
-    for place in _places(path, suffix):
+    for place in places(path, suffix):
         # A file that is not there, is of another shard or cannot be read is made again, whatever is wrong with it.
         with contextlib.suppress(Exception), np.load(place, allow_pickle=False) as stored:
             if stored["stamp"].tolist() == [VERSION, *stamp]:
@@ -302,18 +294,5 @@ def _load(path: str, suffix: str, stamp: Stamp, only: Sequence[str] = ()) -> dic
     return None
 
 
-def _store(place: Path, stamp: Stamp, arrays: Mapping[str, np.ndarray]) -> bool:
-    temporary = ""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.savez(file, stamp=np.asarray([VERSION, *stamp]), **arrays)
-        os.chmod(temporary, 0o644)  # a temporary file is its owner's alone; shards are often shared
-        os.replace(temporary, place)
-    except OSError:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        return False
-    return True
+def _store(place: Path, path: str, stamp: Stamp, arrays: Mapping[str, np.ndarray]) -> bool:
+    return store(place, {"stamp": np.asarray([VERSION, *stamp]), **arrays}, like=path)

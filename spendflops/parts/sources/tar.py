@@ -8,14 +8,10 @@ error during one. Compressed archives have no random access and must be unpacked
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
-import hashlib
 import io
 import os
-import stat
 import tarfile
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from spendflops.contracts.errors import DataError
+from spendflops.parts.sources.stored import places, store
 
 VERSION = 1
 OPEN_FILES = 64
@@ -77,12 +74,12 @@ def open_index(path: str | os.PathLike, *, nested: bool = False) -> TarIndex:
     """
     path = os.path.abspath(os.fspath(path))
     stamp = _stamp(path)
-    places = _places(path, nested)
-    for place in places:
+    found = places(path, ".nested.index.npz" if nested else ".index.npz")
+    for place in found:
         if (stored := _load(place, path, stamp)) is not None:
             return stored
     index = make_index(path, nested=nested)
-    for place in places:
+    for place in found:
         if _store(place, index):
             break
     return index
@@ -268,12 +265,6 @@ def _changed(path: str) -> DataError:
     )
 
 
-def _places(path: str, nested: bool) -> tuple[Path, Path]:
-    suffix = ".nested.index.npz" if nested else ".index.npz"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spendflops" / "tar"
-    return Path(path + suffix), cache / (hashlib.sha256(path.encode()).hexdigest()[:32] + suffix)
-
-
 def _load(place: Path, path: str, stamp: tuple[int, int]) -> TarIndex | None:
     """The stored index; None where there is none, it is of another tar, or it cannot be read."""
     try:
@@ -290,25 +281,5 @@ def _load(place: Path, path: str, stamp: tuple[int, int]) -> TarIndex | None:
 
 def _store(place: Path, index: TarIndex) -> bool:
     names = np.frombuffer("\0".join(index.names).encode(errors="surrogateescape"), np.uint8)
-    temporary = ""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.savez(
-                file,
-                version=VERSION,
-                stamp=np.asarray(index.stamp),
-                names=names,
-                offsets=index.offsets,
-                sizes=index.sizes,
-            )
-        # Who may read the tar may read its index; a temporary file is the owner's alone.
-        os.chmod(temporary, stat.S_IMODE(os.stat(index.path).st_mode) | stat.S_IWUSR)
-        os.replace(temporary, place)
-    except OSError:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        return False
-    return True
+    arrays = {"version": VERSION, "stamp": np.asarray(index.stamp), "names": names}
+    return store(place, {**arrays, "offsets": index.offsets, "sizes": index.sizes}, like=index.path)

@@ -177,7 +177,7 @@ def test_a_folder_without_write_permission_uses_the_cache(tmp_path, monkeypatch)
             raise PermissionError
         return real(dir=dir, **options)
 
-    monkeypatch.setattr(coco.tempfile, "NamedTemporaryFile", refused)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refused)
     open_index(path)
     assert not (tmp_path / "a.json.index.npz").exists()
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1

@@ -95,7 +95,7 @@ def test_a_folder_without_write_permission_uses_the_cache(folder, monkeypatch, t
     real = shard_tables._store
     monkeypatch.setattr(shard_tables, "_store", lambda place, *a: place.parent != folder and real(place, *a))
     source(folder)
-    assert not list(folder.glob("*.samples.npz")) and len(list((tmp_path / "cache/spendflops/shards").iterdir())) == 3
+    assert not list(folder.glob("*.samples.npz")) and len(list((tmp_path / "cache/spendflops/indices").iterdir())) == 3
     monkeypatch.setattr(shard_tables, "MEMORY", shard_tables._Memory())
     monkeypatch.setattr(shard_tables, "open_index", None)
     assert source(folder, "caption")[0]["caption"] == "caption of 000000003"

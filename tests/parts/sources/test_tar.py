@@ -1,6 +1,7 @@
 import io
 import os
 import tarfile
+import tempfile
 import threading
 import tracemalloc
 
@@ -45,14 +46,14 @@ def test_the_index_is_stored_and_used(tmp_path, monkeypatch):
 def test_a_folder_without_write_permission_uses_the_cache(tmp_path, monkeypatch):
     path = pack(tmp_path / "a.tar", MEMBERS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    real = tar.tempfile.NamedTemporaryFile
+    real = tempfile.NamedTemporaryFile
 
     def refused(*, dir, **options):
         if dir == tmp_path:
             raise PermissionError
         return real(dir=dir, **options)
 
-    monkeypatch.setattr(tar.tempfile, "NamedTemporaryFile", refused)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refused)
     open_index(path)
     assert not (tmp_path / "a.tar.index.npz").exists()
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
