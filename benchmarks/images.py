@@ -1,8 +1,9 @@
 """Images a second from JPEGs of 500 x 375 pixels to batches of 224, beside a bare loop and beside PyTorch.
 
 Bare is a thread a core that decodes with OpenCV, cuts a random part and resizes it, with Pillow's antialiased bicubic
-filter or with OpenCV's, and does nothing else. Ours are the batches of a run, with the official operators of each
-method. PyTorch is a DataLoader with a process a core, Pillow, and torchvision's operators; its side is
+filter or with OpenCV's mean of an area, and does nothing else. Ours are the batches of a run, with the official
+operators of each method, and with their near-equivalents (interpolation = 'area', for DINO also operators = 'opencv').
+PyTorch is a DataLoader with a process a core, Pillow, and torchvision's operators; its side is
 benchmarks/torch_images.py. Stretches of all cases alternate, so that a machine that slows down slows all. It needs a
 Python with torch and torchvision: PARITY_PYTHON, or .venv/parity/bin/python; without one nothing is written. The last
 case is the memory that waiting batches hold: the pipeline is read by a model that does not come back.
@@ -30,15 +31,16 @@ from spendflops.contracts import registry
 from spendflops.contracts.types import InputSpec
 from spendflops.engine import data
 from spendflops.parts.crops import CROP_SAMPLERS
+from spendflops.parts.images import resize
 
 HERE = Path(__file__).parent
 BATCH = 32
 SPEC = InputSpec(size=(224, 224), stride=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
 METHODS = {
-    "random resized crop and flip": ("supervised", {}),
-    "SimCLR, 2 views": ("simclr", {}),
-    "BYOL, 2 views": ("byol", {}),
-    "DINO, 2 + 10 views": ("dino", {"local_views": 10}),
+    "random resized crop and flip": ("supervised", {}, {}),
+    "SimCLR, 2 views": ("simclr", {}, {}),
+    "BYOL, 2 views": ("byol", {}, {}),
+    "DINO, 2 + 10 views": ("dino", {"local_views": 10}, {"operators": "opencv"}),
 }
 
 
@@ -60,7 +62,7 @@ def photographs(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def bare(paths: list[Path], resize: Callable, count: int) -> float:
+def bare(paths: list[Path], shrink: Callable, count: int) -> float:
     """Images a second of a thread a core."""
     content = [path.read_bytes() for path in paths]
 
@@ -70,7 +72,7 @@ def bare(paths: list[Path], resize: Callable, count: int) -> float:
         top, left, height, width = CROP_SAMPLERS["torchvision"](
             rng, pixels.shape[:2], scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
         )
-        out = resize(cv2.cvtColor(pixels[top : top + height, left : left + width], cv2.COLOR_BGR2RGB))
+        out = shrink(cv2.cvtColor(pixels[top : top + height, left : left + width], cv2.COLOR_BGR2RGB))
         return out[:, ::-1] if rng.random() < 0.5 else out
 
     with ThreadPoolExecutor(data.readers().threads) as pool:
@@ -86,8 +88,8 @@ def with_pillow(pixels: np.ndarray) -> np.ndarray:
 
 
 def with_opencv(pixels: np.ndarray) -> np.ndarray:
-    """Bicubic of four pixels whatever the scale: another image where it is reduced."""
-    return cv2.resize(pixels, (224, 224), interpolation=cv2.INTER_CUBIC)
+    """The mean of what a pixel covers."""
+    return resize(pixels, (224, 224), "area")
 
 
 def ours(folder: Path, method: str, options: dict, batches: int) -> float:
@@ -150,11 +152,13 @@ def main() -> None:
         for _ in range(rounds):
             taken = {
                 "bare, Pillow's resize": bare(paths, with_pillow, 64 if quick else 1500),
-                "bare, OpenCV's resize": bare(paths, with_opencv, 64 if quick else 1500),
+                "bare, OpenCV's area": bare(paths, with_opencv, 64 if quick else 1500),
             }
-            for case, (method, options) in METHODS.items():
+            for case, (method, options, near) in METHODS.items():
                 batches = 2 if quick else {"supervised": 40, "dino": 5}.get(method, 10)
                 taken[f"{case}: ours"] = ours(folder, method, options, batches)
+                near = {**options, **near, "interpolation": "area"}
+                taken[f"{case}: ours, near-equivalent"] = ours(folder, method, near, batches)
                 if there:
                     taken[f"{case}: PyTorch"], version = theirs(python, folder, case, batches)
             for case, rate in taken.items():

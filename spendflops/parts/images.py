@@ -37,15 +37,15 @@ warnings.filterwarnings("ignore", message="Corrupt EXIF data")
 warnings.filterwarnings("ignore", message="Truncated File Read")
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
-INTERPOLATIONS = {
+_FILTERS = {
     "nearest": PIL.Image.Resampling.NEAREST,
     "bilinear": PIL.Image.Resampling.BILINEAR,
     "bicubic": PIL.Image.Resampling.BICUBIC,
-    "bilinear_scaled": PIL.Image.Resampling.BILINEAR,
-    "bicubic_scaled": PIL.Image.Resampling.BICUBIC,
 }
-"""Filters by name. ``_scaled``: a large JPEG is first decoded at 1/2, 1/4 or 1/8 of its size, while twice the size of
-the result is left: faster, and nearly the same image. Otherwise every pixel is decoded, as official code does."""
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "bilinear_scaled", "bicubic_scaled")
+"""Filters by name. Pillow's, which official code uses; ``area`` is OpenCV's mean of the pixels that a result covers
+(its bicubic filter where a side grows): nearly the same image, a third of the time. ``_scaled``: a large JPEG is first
+decoded at 1/2, 1/4 or 1/8 of its size, while twice the size of the result is left."""
 # OpenCV decodes these as Pillow does, bit by bit, and faster. It takes CMYK for what it is not.
 _FAST = {
     "JPEG": ("RGB", "L"),
@@ -264,11 +264,13 @@ def resize(array: np.ndarray, size: tuple[int, int], interpolation: str = "bicub
     Raises:
         ConfigError: Unknown interpolation.
     """
-    resample = _filter(interpolation)
+    kind = _filter(interpolation)
     if array.shape[:2] == tuple(size):
         return array
-    image = PIL.Image.fromarray(array)
-    return np.asarray(image.resize((size[1], size[0]), resample))
+    if kind == "area":
+        shrinks = size[0] <= array.shape[0] and size[1] <= array.shape[1]
+        return cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return np.asarray(PIL.Image.fromarray(array).resize((size[1], size[0]), _FILTERS[kind]))
 
 
 def center_crop_resize(
@@ -298,7 +300,7 @@ def crop_resize(
     # The edges of the box fall between reduced pixels: Pillow resizes from there, nothing shifts.
     y, x = (_factor(full, reduced) for full, reduced in zip(image.size, pixels.shape[:2], strict=True))
     edges = (left / x, top / y, (left + width) / x, (top + height) / y)
-    resized = PIL.Image.fromarray(pixels).resize((size[1], size[0]), _filter(interpolation), edges)
+    resized = PIL.Image.fromarray(pixels).resize((size[1], size[0]), _FILTERS[_filter(interpolation)], edges)
     return np.asarray(resized)
 
 
@@ -336,7 +338,8 @@ def random_resized_crop(
 
 def flip(array: np.ndarray) -> np.ndarray:
     """Left and right exchanged, of [H W ...]."""
-    return np.ascontiguousarray(array[:, ::-1])
+    # Several times as fast as numpy's copy of a view that runs backwards.
+    return cv2.flip(array, 1) if array.dtype == np.uint8 else np.ascontiguousarray(array[:, ::-1])
 
 
 def random_flip(array: np.ndarray, rng: np.random.Generator, *, probability: float = 0.5) -> np.ndarray:
@@ -349,12 +352,11 @@ def reduced_to(least: float, interpolation: str) -> int | None:
     return math.ceil(least) if interpolation.endswith("_scaled") else None
 
 
-def _filter(interpolation: str) -> PIL.Image.Resampling:
+def _filter(interpolation: str) -> str:
     if interpolation not in INTERPOLATIONS:
-        known = list(INTERPOLATIONS)
-        near = suggest(interpolation, known)
-        raise ConfigError(f"unknown interpolation {interpolation!r}{near}", fix=f"use one of {known}")
-    return INTERPOLATIONS[interpolation]
+        near = suggest(interpolation, INTERPOLATIONS)
+        raise ConfigError(f"unknown interpolation {interpolation!r}{near}", fix=f"use one of {list(INTERPOLATIONS)}")
+    return interpolation.removesuffix("_scaled")
 
 
 def _cut(pixels: np.ndarray, box: Box) -> np.ndarray:

@@ -77,6 +77,26 @@ def test_hosts_read_their_rows_of_the_same_batches_and_no_others(hosts):
     assert [len(reads) for reads in seen] == [5 * 8 // hosts] * hosts
 
 
+@pytest.mark.parametrize("length", [1, 2, 13, 64])
+@pytest.mark.parametrize("small", [True, False])
+def test_every_epoch_has_all_examples_in_an_order_of_its_own(length, small, monkeypatch):
+    monkeypatch.setattr(data, "SMALL", data.SMALL if small else 0)
+    epochs = 4
+    given = data.Batches(Numbers(length), Drawn(), spec=SPEC, batch_size=length, seed=3)
+    orders = [batch["index"].tolist() for batch in read(given, 0, epochs)]
+    assert [sorted(order) for order in orders] == [list(range(length))] * epochs
+    if length > 2:
+        other = data.Batches(Numbers(length), Drawn(), spec=SPEC, batch_size=length, seed=400)
+        orders += [batch["index"].tolist() for batch in read(other, 0, epochs)]
+        assert len({tuple(order) for order in orders}) == 2 * epochs
+
+
+def test_the_order_of_small_sets_is_the_documented_permutation():
+    (batch,) = read(data.Batches(Numbers(13), Drawn(), spec=SPEC, batch_size=13, seed=3), 2, 3)
+    words = np.random.Philox(key=(2 << 64) + 3).random_raw(13)
+    assert batch["index"].tolist() == np.argsort(words).tolist()
+
+
 def test_more_examples_than_grain_can_shuffle():
     with pytest.raises(DataError, match="more than the 4,294,967,296"):
         batches(Numbers(2**32))

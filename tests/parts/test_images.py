@@ -213,3 +213,39 @@ def test_center_crop(height, width, top, left):
     top, left = round((size[0] - 14) / 2), round((size[1] - 14) / 2)
     want = images.resize(image.array, size)[top : top + 14, left : left + 14]
     assert got.shape == (14, 14, 3) and (got == want).all()
+
+
+# The near-equivalent filter
+
+
+@pytest.mark.parametrize(("size", "largest"), [((20, 30), 0.51), ((10, 12), 0.51), ((13, 17), 1.01)])
+def test_area_is_the_mean_of_what_a_pixel_covers(size, largest):
+    picture = smooth()
+    found = images.resize(picture, size, "area").astype(float)
+    rows, columns = (coverage(n, m) for n, m in zip(picture.shape[:2], size, strict=True))
+    want = np.einsum("ih,hwc,jw->ijc", rows, picture.astype(float), columns)
+    assert np.abs(found - want).max() <= largest
+
+
+def coverage(full, result):
+    """Row i: the share of each of ``full`` pixels in pixel i of ``result``."""
+    edges = np.linspace(0, full, result + 1)
+    pixels = np.arange(full)
+    shares = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.clip(shares, 0, None) * result / full
+
+
+def test_area_grows_as_bicubic_does_and_is_near_it():
+    picture = smooth()
+    for size in ((80, 120), (60, 30), (20, 30)):
+        near = images.resize(picture, size, "area").astype(int)
+        assert np.abs(near - images.resize(picture, size, "bicubic")).mean() < 1.5, size
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_flip_exchanges_left_and_right(shape, dtype):
+    array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    found = images.flip(array)
+    assert found.dtype == dtype and found.flags.c_contiguous
+    np.testing.assert_array_equal(found, array[:, ::-1])

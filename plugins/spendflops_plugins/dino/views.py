@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from spendflops.contracts.errors import ConfigError
+from spendflops.contracts.errors import ConfigError, suggest
 from spendflops.contracts.objective import Views
 from spendflops.contracts.types import InputSpec, Sample
 from spendflops.parts import images, multicrop
-from spendflops.parts.augment import torchvision as augment
+from spendflops.parts.augment.opencv import OPERATORS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class DINOViews(Views):
         ratio: Range of width / height of the crops.
         sampler: Distribution of the crops, by origin.
         interpolation: Of the resize.
+        operators: "pillow" are the official operators on 8-bit images, "opencv" their near-equivalents, which take a
+            third of the time.
         flip: Probability of a horizontal flip.
         jitter: Probability of the colour jitter.
         brightness, contrast, saturation, hue: Of the colour jitter.
@@ -34,7 +36,7 @@ class DINOViews(Views):
         solarize: Probability of solarisation, in the second global view alone.
 
     Raises:
-        ConfigError: A negative number of views.
+        ConfigError: A negative number of views, unknown operators.
     """
 
     local_views: int = 8
@@ -44,6 +46,7 @@ class DINOViews(Views):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     sampler: str = "torchvision"
     interpolation: str = "bicubic"
+    operators: str = "pillow"
     flip: float = 0.5
     jitter: float = 0.8
     brightness: float = 0.4
@@ -58,6 +61,9 @@ class DINOViews(Views):
     def __post_init__(self) -> None:
         if self.local_views < 0:
             raise ConfigError(f"local_views is {self.local_views}", fix="0 trains on the two global views alone")
+        if self.operators not in OPERATORS:
+            near = suggest(self.operators, list(OPERATORS))
+            raise ConfigError(f"unknown operators {self.operators!r}{near}", fix=f"use one of {list(OPERATORS)}")
 
     def letters(self, spec: InputSpec) -> dict[str, int]:
         """Sizes of the letters.
@@ -99,8 +105,9 @@ class DINOViews(Views):
         return {"global_view": np.stack(views[:2]), "local_view": local}
 
     def _altered(self, x: np.ndarray, rng: np.random.Generator, blur: float, *, second: bool) -> np.ndarray:
+        augment = OPERATORS[self.operators]
         x = images.random_flip(x, rng, probability=self.flip)
-        x = augment.color_jitter_torchvision(
+        x = augment.jitter(
             x,
             rng,
             probability=self.jitter,
@@ -109,6 +116,6 @@ class DINOViews(Views):
             saturation=self.saturation,
             hue=self.hue,
         )
-        x = augment.to_gray_torchvision(x, rng, probability=self.gray)
-        x = augment.gaussian_blur_pillow(x, rng, probability=blur, radius=self.radius)
-        return augment.solarize_pillow(x, rng, probability=self.solarize) if second else x
+        x = augment.gray(x, rng, probability=self.gray)
+        x = augment.blur(x, rng, probability=blur, radius=self.radius)
+        return augment.solarize(x, rng, probability=self.solarize) if second else x

@@ -76,14 +76,21 @@ def color_jitter_torchvision(
     """
     if rng.random() >= probability:
         return array
+    image = PIL.Image.fromarray(array)
+    for index, amount in drawn_jitter(rng, brightness, contrast, saturation, hue):
+        image = _ADJUSTMENTS[index](image, amount)
+    return np.asarray(image)
+
+
+def drawn_jitter(
+    rng: np.random.Generator, brightness: float, contrast: float, saturation: float, hue: float
+) -> list[tuple[int, float]]:
+    """The operators of a colour jitter in their order (0 brightness, 1 contrast, 2 saturation, 3 hue) and how much."""
     order, widths = rng.permutation(4), (brightness, contrast, saturation, hue)
     amounts = [rng.uniform(max(0.0, 1 - width), 1 + width) for width in widths[:3]]
     amounts.append(rng.uniform(-hue, hue))
-    image = PIL.Image.fromarray(array)
-    for index in order:
-        # A turn of nothing is no identity: it would go through 8-bit HSV.
-        image = _ADJUSTMENTS[index](image, amounts[index]) if widths[index] else image
-    return np.asarray(image)
+    # A turn of nothing is no identity: it would go through 8-bit HSV.
+    return [(index, amounts[index]) for index in order.tolist() if widths[index]]
 
 
 def to_gray_torchvision(array: Bytes, rng: np.random.Generator, *, probability: float = 0.2) -> Bytes:
