@@ -7,6 +7,7 @@ arXiv 2111.06377), DeiT, DINO, SimMIM (Xie et al. 2022, arXiv 2111.09886), ViNy 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -222,6 +223,19 @@ class ViT(TokenBackbone):
             return images * (embedding + blocks) + tables
         first = 3 if self.patch_embed.norm_in is not None else 2
         return images * (first * embedding + 3 * blocks) + 2 * tables
+
+    def resampled(self, name: str, value: Array) -> Array | None:
+        """Position tables of square grids, by ``position_resize`` and ``relative_resize``; class rows stay."""
+        if name == "relative/table" and self.relative is not None:
+            return self.relative.resampled(value)
+        if name != "pos_embed" or self.pos_embed is None:
+            return None
+        prefix, patches = value[:, : self.prefix_length], value[0, self.prefix_length :]
+        side = math.isqrt(len(patches))
+        if side * side != len(patches):
+            return None
+        patches = resize_table(patches, (side, side), self.grid, rule=self.position_resize)
+        return jnp.concatenate([prefix, patches[None]], axis=1)
 
     def _learned_table(self, init, rngs: nnx.Rngs) -> nnx.Param:
         rows = self.prefix_length + self.grid[0] * self.grid[1]

@@ -59,6 +59,20 @@ class Backbone(nnx.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no closed form")
 
+    def resampled(self, name: str, value: Array) -> Array | None:
+        """A parameter of the same backbone that was built for another image size, as this one needs it.
+
+        Called for parameters whose shapes differ, when a stage starts from another one; abstractly, too.
+
+        Args:
+            name: Path below the backbone, e.g. ``pos_embed``.
+            value: What the other one has.
+
+        Returns:
+            Its counterpart, or None where there is no rule for it.
+        """
+        return None
+
     @abc.abstractmethod
     def __call__(self, images: Array, ctx: Context, *, levels: Sequence[int] = ()) -> Features:
         """uint8 [B H W C] (or already normalised float) to features; ``levels`` are block numbers to give as maps."""

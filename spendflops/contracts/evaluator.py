@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.described import Described
 from spendflops.contracts.registry import API_VERSION
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Sample
@@ -28,7 +29,7 @@ class Preprocess(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, sample: Sample) -> dict[str, np.ndarray]:
-        """One example, ``image`` among its entries."""
+        """One example. Its ``image`` is [H W C], or [K H W C] for K images an example (crops, windows)."""
 
 
 class Evaluator(Described, abc.ABC):
@@ -58,9 +59,19 @@ class Evaluator(Described, abc.ABC):
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Preprocess:
         """The preprocessing of a role."""
 
+    def wants(self, role: str) -> tuple[str, ...]:
+        """The outputs that :meth:`step` reads in a role: by default all of ``requires``."""
+        return self.requires
+
+    def supplies(self, data: Mapping[str, tuple[Dataset, str]]) -> Mapping[str, tuple[Dataset, str]]:
+        """(data set, split) of roles that are not given, made of those that are: prompts of the names of classes."""
+        return {}
+
     @abc.abstractmethod
     def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:
         """A pure function of arrays, compiled: ``{"metrics": {name: sums}, "rows": {name: [B ...]}}``.
+
+        Of an example with K images every prediction is [B K ...].
 
         Metrics are summed over batches in integers or float64 on the host; rows are streamed there without padding.
         """

@@ -20,7 +20,7 @@ from spendflops.engine import data, sharding
 from spendflops.engine.describe import describe
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
-from spendflops.engine.state import Definition, chosen, create, define, transplant, unflatten
+from spendflops.engine.state import Definition, chosen, create, define, flatten, transplant, unflatten
 from spendflops.engine.step import closed_form, predict_step, train_step
 from spendflops.parts.splits import parse_split, select
 from spendflops.weights.folder import open_folder
@@ -111,6 +111,8 @@ def _build_stage(stage: Stage) -> BuiltStage:
         lambda x: sharding.struct(x.shape, x.dtype, batch=False), jax.eval_shape(init, jax.random.key(0))
     )
     devices = jax.device_count()
+    # Formulas are of a step that trains everything.
+    trains_all = set(stage.optimizer.trained(definition.params, objective)) == set(flatten(definition.params))
     return BuiltStage(
         definition=definition,
         views=views,
@@ -124,7 +126,7 @@ def _build_stage(stage: Stage) -> BuiltStage:
             examples=stage.batch_size,
             donate=(0,),
             devices=devices,
-            closed_form=closed_form(definition, inputs),
+            closed_form=closed_form(definition, inputs) if trains_all else None,
         ),
     )
 
@@ -162,7 +164,8 @@ def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:
         for init in (i for i in stage.init if not i.run):
             # On shapes: what does not fit is known before the stage in front of it has spent its share.
             target, source = by_name[stage.label], _shapes(init, by_name)
-            transplant((target.params, target.stats), source, select=init.select, allow=init.allow)
+            given, resample = (target.params, target.stats), target.example.backbone.resampled
+            transplant(given, source, select=init.select, allow=init.allow, resample=resample)
     counts = tuple(
         steps[s.label] if steps is not None else resolve(recipe, s, b)
         for s, b in zip(recipe.stages, stages, strict=True)
@@ -251,7 +254,7 @@ def _prediction(
     definition = by_name[stage].definition
     sharding.check_batch(evaluation.batch_size)
     readers = tuple((e.label, r, e.evaluator) for e, r, _ in members)
-    want = tuple(dict.fromkeys(w for _, _, e in readers for w in e.requires))
+    want = tuple(dict.fromkeys(w for _, role, e in readers for w in e.wants(role)))
 
     def replicated(tree: Any) -> Any:
         return jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), tree)

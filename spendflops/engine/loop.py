@@ -184,9 +184,8 @@ def _initial(run: Run, index: int) -> Tree:
         counts = collections.Counter(line.partition("  ")[0] for line in lines)
         what = f"{stage.label} from {init.source}: {', '.join(f'{n} {k}' for k, n in counts.items())}"
         what += f"; FLOPs that went into it: {_spent(run, init) or 'unknown'}" if init.weights else ""
-        run.log.table(
-            f"init-{stage.label}-{number}.txt", lines, show=[what, *(x for x in lines if x.startswith("left new"))]
-        )
+        told = [line for line in lines if line.startswith(("left new", "resampled"))]
+        run.log.table(f"init-{stage.label}-{number}.txt", lines, show=[what, *told])
     table = stage.optimizer.table(built.definition.params, built.definition.example)
     who = f"{stage.label} {stage.optimizer.name}"
     rows = [f"{who}: {match}  {tensors} tensors  {size} parameters  {how}" for match, tensors, size, how in table]

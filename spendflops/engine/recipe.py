@@ -104,7 +104,7 @@ class Evaluation:
 
     Attributes:
         evaluator: The evaluator.
-        data: Role -> (data set, split).
+        data: Role -> (data set, split). Roles that the evaluator supplies may be left out.
         name: Unique in the recipe; by default the evaluator's class name.
         stage: Name of the stage whose model is scored; None for the last.
         weights: ``"online"``, ``"teacher"`` or None for the method's own choice.
@@ -122,6 +122,7 @@ class Evaluation:
     skip_broken: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", {**self.evaluator.supplies(self.data), **self.data})
         if set(self.data) != set(self.evaluator.roles):
             raise errors.ConfigError(
                 f"evaluation {self.label!r} has data for {sorted(self.data)}",

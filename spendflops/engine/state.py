@@ -174,7 +174,9 @@ def inherit(
 
     Statistics go along with parameters, and the EMA copies start from the parameters that were taken.
     """
-    new, lines = transplant((state["params"], state["stats"]), source, select=select, allow=allow)
+    resample = definition.example.backbone.resampled
+    given = (state["params"], state["stats"])
+    new, lines = transplant(given, source, select=select, allow=allow, resample=resample)
     params, stats = (unflatten({path: new[path] for path in flatten(state[kind])}) for kind in ("params", "stats"))
     return {**state, "params": params, "stats": stats, "ema": copies(definition, params)}, lines
 
@@ -185,8 +187,9 @@ def copies(definition: Definition, params: Tree) -> Tree:
 
 
 def transplant(
-    target: tuple[Tree, Tree], source: tuple[Tree, Tree], *, select: str, allow: tuple[str, ...] = ()
-) -> tuple[dict[str, Any], list[str]]:
+    target: tuple[Tree, Tree], source: tuple[Tree, Tree], *, select: str, allow: tuple[str, ...] = (),
+    resample: Callable[[str, Any], Any] | None = None,
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
     """Copies what in ``source`` has a path that matches over what ``target`` has there. Works on shapes alone, too.
 
     Args:
@@ -194,9 +197,10 @@ def transplant(
         source: Those of the stage before.
         select: Regular expression over paths, matched in full. Every target path that matches must be found.
         allow: Regular expressions of target paths that may be missing in the source or have another shape.
+        resample: ``Backbone.resampled``, tried on tensors of the backbone whose shapes differ.
 
     Returns:
-        Everything of the target by path, and a line for each path: taken, left, or not used.
+        Everything of the target by path, and a line for each path: taken, resampled, left, or not used.
 
     Raises:
         errors.ConfigError: A selected path is missing or has another shape and no exception lists it.
@@ -215,6 +219,11 @@ def transplant(
             new[path] = old[path]
             lines.append(f"taken     {path} {tuple(old[path].shape)}")
             continue
+        changed = None if resample is None or path not in old else _resampled(resample, path, old[path])
+        if changed is not None and changed.shape == new[path].shape:
+            new[path] = changed
+            lines.append(f"resampled {path} {tuple(old[path].shape)} to {tuple(changed.shape)}")
+            continue
         reason = "absent in the source" if path not in old else f"{tuple(old[path].shape)} there"
         if any(re.fullmatch(a, path) for a in allow):
             lines.append(f"left new  {path} {tuple(new[path].shape)}: {reason}")
@@ -228,3 +237,12 @@ def transplant(
         )
     lines += [f"not used  {path} {tuple(old[path].shape)}" for path in old if path not in wanted]
     return new, lines
+
+
+def _resampled(resample: Callable[[str, Any], Any], path: str, value: Any) -> Any:
+    owner, _, name = path.partition("/")
+    if owner != "backbone":
+        return None
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.eval_shape(lambda x: resample(name, x), value)
+    return resample(name, jnp.asarray(value))

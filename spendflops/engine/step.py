@@ -82,7 +82,18 @@ def predict_step(
     def step(params: Tree, stats: Tree, batch: Batch) -> dict[str, Any]:
         ctx = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32), steps=jnp.ones((), jnp.int32), train=False)
         with jax.named_scope("predict"):
-            predictions = definition.merge(params, stats).predict(batch, ctx, want=want)
+            predictions = _predicted(definition.merge(params, stats), batch, ctx, want)
             return {name: dict(evaluator.step(predictions, batch, ctx)) for name, evaluator in evaluators}
 
     return step
+
+
+def _predicted(module: Objective, batch: Batch, ctx: Context, want: tuple[str, ...]) -> dict[str, Any]:
+    """The outputs of a batch; of several images an example [B K H W C] they are [B K ...], too."""
+    if not want:
+        return {}
+    if "image" not in batch or batch["image"].ndim == 4:
+        return module.predict(batch, ctx, want=want)
+    count, images = batch["image"].shape[:2], batch["image"]
+    flat = {**batch, "image": images.reshape(-1, *images.shape[2:])}
+    return jax.tree.map(lambda x: x.reshape(*count, *x.shape[1:]), module.predict(flat, ctx, want=want))

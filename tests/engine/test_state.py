@@ -261,3 +261,23 @@ class Moody(Follow):
 def test_objectives_that_break_their_contract_are_refused_before_anything_compiles(cls, message):
     with pytest.raises(PluginError, match=message):
         build_stage(stage(objective=cls))
+
+
+def test_a_tensor_of_another_image_size_is_resampled_by_the_backbone():
+    def resample(name, value):
+        return jnp.repeat(value, 2, axis=0) if name == "pos" else None
+
+    target = {"backbone": {"pos": jnp.zeros((4, 2)), "b": jnp.zeros(3)}, "head": {"pos": jnp.zeros((4, 2))}}
+    source = {"backbone": {"pos": np.ones((2, 2)), "b": np.ones(3)}, "head": {"pos": np.ones((2, 2))}}
+    new, lines = transplant((target, {}), (source, {}), select="backbone/.*", resample=resample)
+    np.testing.assert_array_equal(new["backbone/pos"], np.ones((4, 2)))
+    assert "resampled backbone/pos (2, 2) to (4, 2)" in lines
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (target, source))
+    new, _ = transplant((shapes[0], {}), (shapes[1], {}), select="backbone/.*", resample=resample)
+    assert new["backbone/pos"].shape == (4, 2)
+    # What is not the backbone's, and what still does not fit, is refused as before.
+    with pytest.raises(ConfigError, match="head/pos"):
+        transplant((target, {}), (source, {}), select=".*", resample=resample)
+    source["backbone"]["pos"] = np.ones((3, 2))
+    with pytest.raises(ConfigError, match="backbone/pos"):
+        transplant((target, {}), (source, {}), select="backbone/.*", resample=resample)

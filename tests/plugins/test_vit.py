@@ -333,3 +333,27 @@ def test_flax_tree_mode_gives_the_same_programs(capsys):
     exec(TREE_MODE, {})
     assert len(done.stdout.splitlines()) == 4
     assert done.stdout == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["torch_bicubic", "jax_cubic"])
+def test_position_tables_of_another_image_size_are_resampled_and_the_class_row_stays(rule):
+    small, large = (
+        tiny(positions="learned", image_size=size, position_resize=rule, relative_positions="shared",
+             relative_resize="torch_bicubic")
+        for size in (16, 32)
+    )  # fmt: skip
+    table = np.random.default_rng(0).normal(size=small.pos_embed.shape).astype(np.float32)
+    found = large.resampled("pos_embed", table)
+    assert found.shape == large.pos_embed.shape
+    np.testing.assert_array_equal(found[0, 0], table[0, 0])
+    np.testing.assert_allclose(found[0, 1:], resize_table(table[0, 1:], small.grid, large.grid, rule=rule), rtol=1e-5)
+    rows = np.random.default_rng(1).normal(size=small.relative.table.shape).astype(np.float32)
+    found = large.resampled("relative/table", rows)
+    assert found.shape == large.relative.table.shape
+    np.testing.assert_array_equal(found[-3:], rows[-3:])
+    # A flat table stays flat: the weights of every row of the rule sum to one.
+    np.testing.assert_allclose(large.resampled("relative/table", np.ones_like(rows)), 1, rtol=1e-5)
+    assert large.resampled("cls_token", np.zeros((1, 1, 4))) is None
+    assert large.resampled("pos_embed", np.zeros((1, 1 + 15, small.dim))) is None
+    assert tiny(relative_positions="shared").resampled("relative/table", rows) is None
+    assert tiny(positions="sincos_mae").resampled("pos_embed", table) is None

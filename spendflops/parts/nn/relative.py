@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -74,6 +76,14 @@ class RelativeBias(nnx.Module):
         top = jnp.concatenate([itself, jnp.broadcast_to(to_patch, (heads, 1, count))], axis=2)
         rest = jnp.concatenate([jnp.broadcast_to(to_class, (heads, count, 1)), bias], axis=2)
         return jnp.concatenate([top, rest], axis=1)
+
+    def resampled(self, table: Float[Array, "R H"]) -> Float[Array, "r H"] | None:
+        """The table of another square grid for this one; None without a rule."""
+        side = math.isqrt(len(table) - CLASS_ROWS)
+        if self.resize is None or side * side != len(table) - CLASS_ROWS:
+            return None
+        new = resize_table(table[:-CLASS_ROWS], (side, side), _extent(self.grid), rule=self.resize)
+        return jnp.concatenate([new, table[-CLASS_ROWS:]])
 
     def flops(self, grid: tuple[int, int]) -> int:
         """Of the table's resampling for ``grid``: 0 where it has its own size."""
