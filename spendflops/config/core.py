@@ -19,6 +19,8 @@ CORE = {
     "Evaluation": "spendflops.engine.recipe:Evaluation",
     "InitFrom": "spendflops.engine.recipe:InitFrom",
     "Study": "spendflops.study.grid:Study",
+    "Transfer": "spendflops.study.transfers:Transfer",
+    "sweep": "spendflops.study.transfers:sweep",
     "optim.adamw": "spendflops.engine.optim:adamw",
     "optim.sgd": "spendflops.engine.optim:sgd",
     "optim.lars": "spendflops.engine.optim:lars",

@@ -163,14 +163,18 @@ def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:
     for stage in recipe.stages:
         for init in (i for i in stage.init if not i.run):
             # On shapes: what does not fit is known before the stage in front of it has spent its share.
-            target, source = by_name[stage.label], _shapes(init, by_name)
-            given, resample = (target.params, target.stats), target.example.backbone.resampled
-            transplant(given, source, select=init.select, allow=init.allow, resample=resample)
+            check_init(by_name[stage.label], _shapes(init, by_name), select=init.select, allow=init.allow)
     counts = tuple(
         steps[s.label] if steps is not None else resolve(recipe, s, b)
         for s, b in zip(recipe.stages, stages, strict=True)
     )
     return Built(recipe=recipe, stages=stages, steps=counts, predictions=_predictions(recipe, stages))
+
+
+def check_init(target: Definition, source: tuple[Any, Any], *, select: str, allow: tuple[str, ...] = ()) -> None:
+    """Raises a ConfigError where a model cannot start from the (parameters, statistics) of another, by their shapes."""
+    given, resample = (target.params, target.stats), target.example.backbone.resampled
+    transplant(given, source, select=select, allow=allow, resample=resample)
 
 
 def _shapes(init: InitFrom, by_name: Mapping[str, Definition]) -> tuple[Any, Any]:

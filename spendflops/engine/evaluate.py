@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ from spendflops.contracts import errors
 from spendflops.contracts.dataset import Source
 from spendflops.engine import data, sharding
 from spendflops.engine.build import Built, Prediction, open_source
+from spendflops.engine.describe import NAME, canonical, describe
 from spendflops.engine.program import translate
-from spendflops.engine.recipe import Evaluation
+from spendflops.engine.recipe import Evaluation, Stage
 from spendflops.engine.state import Tree
 
 
@@ -79,10 +81,31 @@ def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, C
 
 
 def protocol(built: Built, evaluation: Evaluation) -> str:
-    """The evaluator's protocol id with the size at which the model sees the images."""
+    """The evaluator's protocol id with what else gives a score its meaning.
+
+    That is the size at which the model sees the images, the weights if others than the method's own were asked for, and
+    of a model that a transfer stage trained, how: its objective, data, batch, augmentation and optimiser. Its learning
+    rate, weight decay and length are no part of it: they are tuned or paid for. The last checkpoint is always meant.
+    """
     names = [s.label for s in built.recipe.stages]
-    height, width = built.stages[names.index(evaluation.stage or names[-1])].spec.size
-    return f"{evaluation.evaluator.protocol}@{height}x{width}px"
+    place = names.index(evaluation.stage or names[-1])
+    stage, (height, width) = built.recipe.stages[place], built.stages[place].spec.size
+    weights = f":{evaluation.weights}" if evaluation.weights else ""
+    trained = f":{_trained(stage)}" if stage.role == "transfer" else ""
+    return f"{evaluation.evaluator.protocol}@{height}x{width}px{weights}{trained}"
+
+
+def _trained(stage: Stage) -> str:
+    """``supervised[shapes:probe]#1a2b3c``: readable, and a hash of everything else that is fixed."""
+    optimizer = dict(describe(stage.optimizer))
+    rate = optimizer.pop("lr")
+    optimizer.pop("weight_decay")
+    schedule = {name: value for name, value in rate.items() if name != "peak"} if isinstance(rate, dict) else ""
+    objective = describe(stage.objective)
+    data = f"{stage.dataset.info.name}:{stage.split}"  # not its folder, which is another on another machine
+    fixed = [objective, describe(stage.views), data, stage.batch_size, optimizer, schedule]
+    digest = hashlib.sha256(canonical(fixed).encode()).hexdigest()[:6]
+    return f"{objective[NAME].rpartition('.')[2]}[{data}]#{digest}"
 
 
 def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[str, Any]:

@@ -352,14 +352,15 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
     ledger = run.ledger
     stages = []
     for stage, built, steps in zip(run.recipe.stages, run.built.stages, run.built.steps, strict=True):
-        examples = length(stage.dataset, stage.split)
+        available = length(stage.dataset, stage.split)
         stages.append(
             {
                 "name": stage.label,
                 "role": stage.role,
                 "steps": steps,
                 "examples": steps * stage.batch_size,
-                "epochs": steps * stage.batch_size / examples,
+                "available": available,
+                "epochs": steps * stage.batch_size / available,
                 "skipped": len(skips.read(run.directory.path, stage.label)),
                 "flops_per_step": built.train.cost().total,
                 "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(built.definition.params)),

@@ -161,7 +161,8 @@ def hypervolume(costs: Sequence[float], scores: Sequence[float], *, reference: t
 
 def select(rows: Iterable[Row], axis: Axis) -> list[tuple[Row, Score]]:
     """The finished rows with a score on the axis."""
-    return [(row, score) for row in rows if row.ok for score in row.scores if score.axis == axis]
+    found = (row for row in rows if row.ok and row.kind != "tuning")
+    return [(row, score) for row in found for score in row.scores if score.axis == axis]
 
 
 def one_axis(axes: Iterable[Axis]) -> Axis:

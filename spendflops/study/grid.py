@@ -11,8 +11,8 @@ from spendflops.contracts import errors
 from spendflops.contracts.dataset import Dataset
 from spendflops.engine.describe import digest
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
-
-KINDS = ("baseline", "method", "transfer")
+from spendflops.study.points import SCRATCH
+from spendflops.study.transfers import Transfer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class Study:
         scratch: Transfer stage that starts from nothing and spends the total FLOPs of the pre-trained route (its
             pre-training and its fine-tuning) at every budget; None leaves it out. Its own ``length`` is not read.
         transfer_evaluations: Scores of the fine-tuned and of the scratch model beside the frozen ones.
-        primary: Label of the evaluation that chooses the best row.
+        transfers: Name -> what every row is followed by, with scores of its own.
+        primary: Label of the evaluation that chooses the best row; "" where there are no frozen ones.
         log_every, checkpoint_every: Steps, for every run.
         watts: Assumed power of the machine; None for an assumption by its number of cores.
     """
@@ -41,8 +42,8 @@ class Study:
     question: str
     methods: Mapping[str, tuple[Stage, ...]]
     budgets: tuple[str, ...]
-    evaluations: tuple[Evaluation, ...]
-    primary: str
+    evaluations: tuple[Evaluation, ...] = ()
+    primary: str = ""
     seeds: tuple[int, ...] = (0,)
     datasets: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
     overlays: Mapping[str, tuple[Stage, ...]] = dataclasses.field(default_factory=dict)
@@ -50,13 +51,14 @@ class Study:
     finetune: Stage | None = None
     scratch: Stage | None = None
     transfer_evaluations: tuple[Evaluation, ...] = ()
+    transfers: Mapping[str, Transfer] = dataclasses.field(default_factory=dict)
     log_every: int = 50
     checkpoint_every: int = 1000
     watts: float | None = None
 
     def __post_init__(self) -> None:
         labels = [e.label for e in self.evaluations]
-        if self.primary not in labels:
+        if self.primary not in labels and (labels or self.finetune or not self.transfers):
             raise errors.ConfigError(f"Study.primary is {self.primary!r}{errors.suggest(self.primary, labels)}")
         if not self.methods or not self.budgets or not self.seeds:
             raise errors.ConfigError("a study needs methods, budgets and seeds")
@@ -78,6 +80,11 @@ class Study:
                 why="methods are compared, and training from scratch is paid, by FLOPs",
                 fix="give FLOPs: '3e18' or '3 EFLOP'",
             )
+
+    @property
+    def largest(self) -> str:
+        """The largest of the budgets."""
+        return max(self.budgets, key=lambda budget: budgets.parse(budget).amount)
 
     def recipe(self, stages: tuple[Stage, ...], *, seed: int, budget: str | None, transfer: bool = False) -> Recipe:
         """A run of this study."""
@@ -102,8 +109,59 @@ class Study:
             for budget in self.budgets:
                 for seed in self.seeds:
                     recipe = self.recipe(stages, seed=seed, budget=budget)
-                    rows.append(Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe))
+                    data = stages[-1].dataset.info.name
+                    row = Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe, dataset=data)
+                    rows.append(row)
         return rows
+
+    def starts(self, planned: list[Planned], transfer: Transfer) -> list[list[Planned | None]]:
+        """The rows that a transfer starts from, those of one method and data set together; ``[None]`` is nothing."""
+        groups: dict[tuple[str, str], list[Planned | None]] = {}
+        for row in (p for p in planned if p.kind == "method"):
+            if transfer.rows == "all" or row.budget == self.largest:
+                groups.setdefault((row.label, row.dataset), []).append(row)
+        return [*groups.values(), *([[None]] if transfer.scratch else [])]
+
+    def seeded(self, parent: Planned | None, transfer: Transfer) -> tuple[int, ...]:
+        """The seeds with which a transfer is run from a row."""
+        if not transfer.seeds:
+            return self.seeds if parent is None else (parent.seed,)
+        return transfer.seeds if parent is None or parent.seed == self.seeds[0] else ()
+
+    def transferred(
+        self, name: str, parent: Planned | None, stage: Stage, *, seed: int, candidate: str = "", tuning: int = 0
+    ) -> Planned:
+        """The transfer ``name`` with ``stage`` from a row, or a candidate for it.
+
+        Args:
+            name: Of the transfer.
+            parent: The row that it starts from; None for nothing.
+            stage: The one that was chosen, or is tried.
+            seed: Of the run.
+            candidate: Its name, where it is tried.
+            tuning: FLOPs that choosing it has cost.
+        """
+        transfer = self.transfers[name]
+        recipe = Recipe(
+            stages=(transfer.started(stage, None if parent is None else parent.run_id),),
+            evaluations=(transfer.chooser,) if candidate else transfer.evaluations,
+            seed=seed,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            watts=self.watts,
+        )
+        kind = "tuning" if candidate else "baseline" if parent is None else "transfer"
+        return Planned(
+            label=SCRATCH if parent is None else parent.label,
+            kind=kind,
+            seed=seed,
+            budget=None if parent is None else parent.budget,
+            recipe=recipe,
+            dataset="" if parent is None else parent.dataset,
+            transfer=name,
+            candidate=candidate,
+            tuning=tuning,
+        )
 
     def cells(self) -> Iterator[tuple[str, tuple[Stage, ...]]]:
         """(method, stages) of every pair of a method and data."""
@@ -120,30 +178,43 @@ class Study:
         # Relative to the run's own folder: the study may be called from anywhere, and moved.
         stage = dataclasses.replace(self.finetune, init=(InitFrom(run=f"../{best.run_id}"),))
         recipe = self.recipe((stage,), seed=best.seed, budget=None, transfer=True)
-        label = f"fine-tune of {best.label}"
-        return Planned(label=label, kind="transfer", seed=best.seed, budget=best.budget, recipe=recipe)
+        label, data = f"fine-tune of {best.label}", stage.dataset.info.name
+        return Planned(label=label, kind="transfer", seed=best.seed, budget=best.budget, recipe=recipe, dataset=data)
 
     def from_scratch(self, *, seed: int, budget: str, flops: int) -> Planned:
         """Training from scratch on the labelled data with the total FLOPs of the pre-trained route."""
         assert self.scratch is not None
         stage = dataclasses.replace(self.scratch, length=str(flops), init=())
         recipe = self.recipe((stage,), seed=seed, budget=None, transfer=True)
-        return Planned(label="scratch", kind="baseline", seed=seed, budget=budget, recipe=recipe)
+        data = stage.dataset.info.name
+        return Planned(label="scratch", kind="baseline", seed=seed, budget=budget, recipe=recipe, dataset=data)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run of a study before it has happened."""
+    """One run of a study before it has happened.
+
+    Attributes:
+        kind: "baseline", "method", "transfer" or "tuning".
+        dataset: Name of the data of pre-training.
+        transfer, candidate: Which transfer of the study it is, and which candidate for it.
+        tuning: FLOPs that choosing its settings has cost.
+    """
 
     label: str
     kind: str
     seed: int
     budget: str | None
     recipe: Recipe
+    dataset: str = ""
+    transfer: str = ""
+    candidate: str = ""
+    tuning: int = 0
 
     @property
     def run_id(self) -> str:
         """Deterministic: readable, and a hash of the whole configuration."""
-        parts = [self.label, *([str(self.budget)] if self.budget is not None else []), f"s{self.seed}"]
+        budget = "" if self.budget is None else str(self.budget)
+        parts = [part for part in (self.transfer, self.label, self.candidate, budget, f"s{self.seed}") if part]
         slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
         return f"{slug}-{digest(self.recipe)[:8]}"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
-from spendflops.engine.build import build, build_stage, open_source, resolve
+from spendflops.engine.build import build, build_stage, check_init, open_source, resolve
 from spendflops.engine.describe import describe
 from spendflops.engine.loop import run_recipe
+from spendflops.engine.recipe import Recipe, Stage
 from spendflops.engine.rundir import read_json, write_atomically
 from spendflops.parts.splits import overlap
 from spendflops.study.grid import Planned, Study
@@ -62,19 +64,56 @@ class Launch:
             self.say(f"overlap: {pair.a} and {pair.b} share {pair.shared} images by content")
         clean = sum(not p.shared for p in shared)
         self.say(f"overlap by image content: {clean} of {len(shared)} pairs of roles share no image")
-        total = len(planned) + self._transfers()
+        total = len(planned) + self._transfers(planned)
         done: dict[str, Row] = {}
         for number, row in enumerate(planned, 1):
             done[row.run_id] = self._row(row, f"[{number}/{total}]")
-        count = len(planned)
+        places = (f"[{number}/{total}]" for number in itertools.count(len(planned) + 1))
         for row in self._after(planned, done):
-            count += 1
-            self._row(row, f"[{count}/{total}]")
+            self._row(row, next(places))
+        for name, transfer in self.study.transfers.items():
+            for starts in self.study.starts(planned, transfer):
+                # What failed has no weights to start from; its own row says so.
+                self._transfer(name, [s for s in starts if s is None or done[s.run_id].ok], places)
         return self._report(notes, shared)
 
-    def _transfers(self) -> int:
+    def _transfers(self, planned: list[Planned]) -> int:
+        """Rows that follow those of pre-training, if none of these fails."""
         seeds = len(self.study.seeds)
-        return seeds * (bool(self.study.finetune) + bool(self.study.scratch) * len(self.study.budgets))
+        count = seeds * (bool(self.study.finetune) + bool(self.study.scratch) * len(self.study.budgets))
+        for transfer in self.study.transfers.values():
+            for starts in self.study.starts(planned, transfer):
+                count += len(transfer.candidates) + sum(len(self.study.seeded(start, transfer)) for start in starts)
+        return count
+
+    def _transfer(self, name: str, starts: list[Planned | None], places: Iterator[str]) -> None:
+        """One transfer from the rows of one method: its settings are chosen first."""
+        transfer = self.study.transfers[name]
+        stage: Stage | None = transfer.stage
+        tuning = 0
+        if transfer.candidates and starts:
+            seed, largest = self.study.seeds[0], self.study.largest
+            first = [s for s in starts if s is None or (s.seed == seed and s.budget == largest)]
+            stage, tuning = self._tuned(name, (first or starts)[-1], places)
+        for start in starts if stage is not None else ():
+            for seed in self.study.seeded(start, transfer):
+                self._row(self.study.transferred(name, start, stage, seed=seed, tuning=tuning), next(places))
+
+    def _tuned(self, name: str, start: Planned | None, places: Iterator[str]) -> tuple[Stage | None, int]:
+        """The best candidate from a row, none if all failed, and what trying them has cost."""
+        transfer, scored, spent = self.study.transfers[name], [], 0
+        for candidate, stage in transfer.candidates.items():
+            seed = self.study.seeds[0] if start is None else start.seed
+            row = self._row(self.study.transferred(name, start, stage, seed=seed, candidate=candidate), next(places))
+            spent += row.own("transfer")
+            score = next((s for s in row.scores if s.evaluator == transfer.chooser.label), None)
+            if score is not None:
+                scored.append((score.value if score.higher_is_better else -score.value, candidate))
+        if not scored:
+            return None, spent
+        best = max(scored, key=lambda pair: pair[0])[1]
+        self.say(f"{name} of {row.label}: {best} is best of {len(scored)}")
+        return transfer.candidates[best], spent
 
     def _after(self, planned: list[Planned], done: Mapping[str, Row]) -> list[Planned]:
         """The rows that depend on others: the fine-tune of the best, and training from scratch for the same total."""
@@ -95,9 +134,8 @@ class Launch:
         return rows
 
     def _best(self, candidates: list[Planned], done: Mapping[str, Row]) -> Planned | None:
-        largest = max(self.study.budgets, key=lambda b: budgets.parse(b).amount)
         scored = []
-        for planned in (c for c in candidates if c.budget == largest):
+        for planned in (c for c in candidates if c.budget == self.study.largest):
             score = next((s for s in done[planned.run_id].scores if s.evaluator == self.study.primary), None)
             if score is not None:
                 scored.append((score.value if score.higher_is_better else -score.value, planned))
@@ -145,16 +183,34 @@ class Launch:
             build_stage(self.study.finetune)
         if self.study.scratch is not None:
             build_stage(self.study.scratch)
+        for name, transfer in self.study.transfers.items():
+            for stage in transfer.stages.values():
+                self._check(name, stage)
         return tuple(dict.fromkeys(lines))
+
+    def _check(self, name: str, stage: Stage) -> None:
+        """Raises where a transfer cannot work from one of the rows: before anything is spent."""
+        transfer = self.study.transfers[name]
+        for evaluations in (transfer.evaluations, (transfer.chooser,)):
+            target = build(Recipe(stages=(stage,), evaluations=evaluations)).stages[0].definition
+        for _, stages in self.study.cells():
+            source = build_stage(stages[-1]).definition
+            check_init(target, (source.params, source.stats), select=transfer.select, allow=transfer.allow)
 
     def _overlap(self) -> tuple[Overlap, ...]:
         sources = {}
         seen = {}
+        evaluations = [*self.study.evaluations, *self.study.transfer_evaluations]
+        for name, transfer in self.study.transfers.items():
+            pair = transfer.stage.dataset, transfer.stage.split
+            seen.setdefault(_place(*pair), f"training ({name})")
+            sources.setdefault(_place(*pair), pair)
+            evaluations += transfer.evaluations
         for label, stages in self.study.cells():
             for stage in stages:
                 seen.setdefault(_place(stage.dataset, stage.split), f"pre-training ({label})")
                 sources.setdefault(_place(stage.dataset, stage.split), (stage.dataset, stage.split))
-        for evaluation in self.study.evaluations:
+        for evaluation in evaluations:
             for role, (dataset, split) in evaluation.data.items():
                 seen.setdefault(_place(dataset, split), f"{role} ({evaluation.label})")
                 sources.setdefault(_place(dataset, split), (dataset, split))
@@ -167,7 +223,9 @@ class Launch:
     def _report(self, notes: tuple[str, ...], shared: tuple[Overlap, ...]) -> Report:
         footprints = [r.footprint for r in self.rows if r.footprint is not None]
         sources = tuple(dict.fromkeys(s for f in footprints for s in f.sources))
-        evaluations = (*self.study.evaluations, *self.study.transfer_evaluations)
+        evaluations = [*self.study.evaluations, *self.study.transfer_evaluations]
+        for transfer in self.study.transfers.values():
+            evaluations += [*transfer.evaluations, transfer.chooser]
         told = {e.label: (type(e.evaluator).__doc__ or "").strip().split("\n\n")[0] for e in evaluations}
         return Report(
             title=self.study.title,

@@ -15,6 +15,8 @@ from spendflops.contracts.errors import ConfigError, DataError
 SCHEMA = 1
 FLOP_KINDS = ("pretrain", "transfer", "evaluate", "wasted")
 PHASES = ("augment", "targets", "forward", "backward", "update", "predict", "other")
+SCRATCH = "no pre-training"
+"""The label of the rows of a transfer that start from nothing."""
 Cost = Literal["paid", "pretrain"]
 
 
@@ -95,7 +97,7 @@ class Row:
     Attributes:
         label: The method or baseline: ``"mae"``, ``"random"``, ``"scratch"``, ``"fine-tune of mae"``.
         kind: ``"baseline"`` for what needs no pre-training method; ``"transfer"`` for a run that starts from another
-            row's weights.
+            row's weights; ``"tuning"`` for one whose score only chose settings: it is on no axis.
         dataset: The data of pre-training; empty where there was none.
         budget: FLOPs that were to be spent on pre-training.
         flops: Model FLOPs by kind (``FLOP_KINDS``). ``pretrain`` of a transfer row is that of the weights it starts
@@ -107,13 +109,17 @@ class Row:
         seconds: Wall time by kind (``FLOP_KINDS``); like ``flops``, ``pretrain`` of a transfer row is the parent's.
         status: ``"ok"`` or ``"failed: reason"``.
         footprint: Of all of ``seconds``.
+        transfer: Which of the study's transfers it is; empty for a row of pre-training.
+        candidate: The settings that a ``"tuning"`` row tried, by name.
+        labelled: Examples that the transfer had.
+        tuning: FLOPs that choosing the row's settings has cost. They are spent once for all rows of a method.
         settings: Options by name, for the table of what differs; values are printed with ``str``.
         folder: The run directory.
     """
 
     run_id: str
     label: str
-    kind: Literal["method", "baseline", "transfer"] = "method"
+    kind: Literal["method", "baseline", "transfer", "tuning"] = "method"
     backbone: str
     dataset: str
     seed: int
@@ -131,6 +137,10 @@ class Row:
     status: str = "ok"
     footprint: Footprint | None = None
     config_hash: str = ""
+    transfer: str = ""
+    candidate: str = ""
+    labelled: int | None = None
+    tuning: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: str = ""
@@ -158,13 +168,18 @@ class Row:
 
     def own(self, kind: str) -> int:
         """FLOPs of a kind that this run spent itself: the parent of a transfer row has a row of its own."""
-        return 0 if kind == "pretrain" and self.kind == "transfer" else self.flops.get(kind) or 0
+        return 0 if kind == "pretrain" and self.follows else self.flops.get(kind) or 0
+
+    @property
+    def follows(self) -> bool:
+        """Whether its ``pretrain`` was spent by another row."""
+        return self.kind in ("transfer", "tuning")
 
     @property
     def own_share(self) -> float:
         """The part of ``seconds`` (and of the footprint) that this run spent itself."""
         total = sum(self.seconds.values())
-        parent = self.seconds.get("pretrain", 0.0) if self.kind == "transfer" else 0.0
+        parent = self.seconds.get("pretrain", 0.0) if self.follows else 0.0
         return 1 - parent / total if total else 1.0
 
     def to_json(self) -> dict[str, Any]:
@@ -258,8 +273,8 @@ class Report:
 
 
 def axes(rows: Iterable[Row]) -> list[Axis]:
-    """The axes of the finished rows, in order of appearance."""
-    return list(dict.fromkeys(score.axis for row in rows if row.ok for score in row.scores))
+    """The axes of the finished rows, in order of appearance; what only chose settings is on none."""
+    return list(dict.fromkeys(score.axis for row in rows if row.ok and row.kind != "tuning" for score in row.scores))
 
 
 def csv_text(rows: Iterable[Row]) -> str:
@@ -275,7 +290,20 @@ def csv_text(rows: Iterable[Row]) -> str:
 _ROW_COLUMNS = ("run_id", "label", "kind", "backbone", "dataset", "seed", "budget")
 _SCORE_COLUMNS = ("evaluator", "protocol", "metric", "value", "sd", "n", "spread", "higher_is_better", "unit")
 _FOOTPRINT_COLUMNS = ("basis", "hours", "watts", "intensity_g_per_kwh", "pue", "kwh", "kg")
-_REST = ("images_seen", "epochs", "steps", "device", "hardware_flops", "hardware_reason", "config_hash", "folder")
+_REST = (
+    "transfer",
+    "candidate",
+    "labelled",
+    "tuning",
+    "images_seen",
+    "epochs",
+    "steps",
+    "device",
+    "hardware_flops",
+    "hardware_reason",
+    "config_hash",
+    "folder",
+)
 _COLUMNS = (
     *_ROW_COLUMNS,
     "status",

@@ -26,7 +26,7 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
     flops, seconds = dict(result["flops"]), dict(result["seconds"])
     prior = flops.pop("prior")
     seconds["wasted"] = 0.0
-    if planned.kind == "transfer":
+    if planned.recipe.stages[0].init and planned.kind in ("transfer", "tuning"):
         parent = planned.recipe.stages[0].init[0].run
         flops["pretrain"] = prior
         seconds["pretrain"] = (read_json(folder / (parent or "") / "result.json") or {})["seconds"]["pretrain"]
@@ -41,6 +41,7 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         images_seen=main["examples"] if planned.kind == "baseline" else sum(s["examples"] for s in result["stages"]),
         epochs=main["epochs"],
         steps=main["steps"],
+        labelled=main["available"] if planned.transfer else None,
         seconds=seconds,
         device=", ".join(sorted(set(result["devices"]))),
         scores=tuple(_score(s) for s in result["scores"]),
@@ -57,11 +58,14 @@ def _common(planned: Planned, folder: Path) -> dict[str, Any]:
         "label": planned.label,
         "kind": planned.kind,
         "backbone": f"{backbone['@'].split('.')[-1]} {backbone.get('dim', '')}x{backbone.get('depth', '')}".strip(),
-        "dataset": "" if planned.label == "random" else stage.dataset.info.name,
+        "dataset": planned.dataset,
         "seed": planned.seed,
         "budget": None if planned.budget is None else _flops(planned.budget),
         "config_hash": planned.run_id.rsplit("-", 1)[-1],
         "settings": settings(planned),
+        "transfer": planned.transfer,
+        "candidate": planned.candidate,
+        "tuning": planned.tuning,
         "folder": os.fspath(folder),
     }
 

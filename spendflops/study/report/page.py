@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from spendflops.accounts.footprint import Footprint, total
 from spendflops.study.frontier import RULE, Analysis, curve_name, varying
+from spendflops.study.labels import by_labels
 from spendflops.study.points import FLOP_KINDS, Report, Row
-from spendflops.study.report import bars, chart, tables, text
+from spendflops.study.report import bars, chart, labels, tables, text
 from spendflops.study.report.style import CSS
 from spendflops.study.report.text import esc
 
@@ -26,7 +27,9 @@ def page(report: Report, analyses: Sequence[Analysis]) -> str:
         f"<header><h1>{esc(report.title)}</h1><p class='question'>{esc(report.question)}</p>"
         f"<p class='headline'>{_sentence(first)}</p>{_meta(report)}</header><main>"
         + _notes(report, analyses)
+        + labels.section(by_labels(report.rows), series=series)
         + "".join(sections)
+        + _tuning(report)
         + _spent(report)
         + _differences(report)
         + _terms(report)
@@ -134,6 +137,19 @@ def _legend(item: Analysis) -> str:
         + (" Dashed line with its band: a baseline that spends nothing." if floors else "")
         + " Lines join measured points; nothing is extrapolated."
     )
+
+
+def _tuning(report: Report) -> str:
+    tried = [row for row in report.rows if row.kind == "tuning"]
+    if not tried:
+        return ""
+    spent = sum(row.own("transfer") for row in tried)
+    words = (
+        f"{len(tried)} runs and {text.flops(spent)} FLOPs chose the settings of the transfers ({text.human(spent)})."
+    )
+    caption = "Settings that were tried, best first; the first of each method was used for all its rows."
+    body = tables.html(caption, *tables.tuning(tried))
+    return f"<section><h2>What choosing settings cost</h2><p>{esc(words)}</p>{body}</section>"
 
 
 def _spent(report: Report) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -24,13 +25,27 @@ class Cell:
 
 def results(analysis: Analysis) -> tuple[list[str], list[tuple[Verdict, list[Cell]]]]:
     """Header and rows of one axis: best first, baselines that cost nothing last."""
-    head = ["Method", "Budget", "Score", "Verdict", "Against random", "FLOPs paid", "Pre-training", "Transfer"]
+    head = [
+        "Method",
+        "Budget",
+        "Score",
+        "Verdict",
+        "Against random",
+        "FLOPs paid",
+        "Pre-training",
+        "Transfer",
+        "Tuning",
+    ]
     head += ["Evaluation", "Images", "Epochs", "Time", "CO2e"]
     sign = analysis.axis.sign
     order = sorted(analysis.verdicts, key=lambda v: (v.point.floor, -v.point.estimate.value * sign))
     lines = [_result(v, analysis) for v in order]
-    if not any(v.random for v in order):
-        at = head.index("Against random")
+    idle = {
+        "Against random": any(v.random for v in order),
+        "Tuning": any(r.tuning for v in order for r in v.point.rows),
+    }
+    for name in (name for name, used in idle.items() if not used):
+        at = head.index(name)
         head, lines = [*head[:at], *head[at + 1 :]], [[*line[:at], *line[at + 1 :]] for line in lines]
     return head, list(zip(order, lines, strict=True))
 
@@ -57,7 +72,9 @@ def _result(item: Verdict, analysis: Analysis) -> list[Cell]:
         Cell(words, sub=numbers, css="v"),
         Cell(text.against_random(item.random, analysis.axis), css="w"),
         Cell(text.flops(first.cost()), sub=text.human(first.cost()) if first.cost() else "", number=True),
-        *(Cell(text.flops(first.flops.get(kind, 0)), number=True) for kind in ("pretrain", "transfer", "evaluate")),
+        *(Cell(text.flops(first.flops.get(kind, 0)), number=True) for kind in ("pretrain", "transfer")),
+        Cell(text.flops(first.tuning), number=True),
+        Cell(text.flops(first.flops.get("evaluate", 0)), number=True),
         Cell(text.human(first.images_seen, "") if first.images_seen else text.NONE, number=True),
         Cell(epochs(first), number=True),
         Cell(text.duration(seconds), number=True),
@@ -125,6 +142,21 @@ def differences(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
 def _values(settings: Sequence[Mapping[str, object]], key: str) -> str:
     found = dict.fromkeys(str(s[key]) if s.get(key) is not None else text.NONE for s in settings)
     return " / ".join(found)
+
+
+def tuning(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
+    """The runs that chose settings, best first, those of one transfer of one method together."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.transfer, row.label, row.dataset), []).append(row)
+    lines = []
+    for (transfer, label, data), group in groups.items():
+        for row in sorted(group, key=lambda r: -r.scores[0].value * r.scores[0].axis.sign if r.scores else math.inf):
+            score = row.scores[0] if row.scores else None
+            found = f"{text.number(score.value, score.axis)}{text.unit(score.axis)}" if score else row.status
+            cells = [Cell(transfer), Cell(label, sub=data), Cell(row.candidate), Cell(found, number=True, css="s")]
+            lines.append([*cells, Cell(text.flops(row.own("transfer")), number=True)])
+    return ["Transfer", "Method", "Settings", "Score", "FLOPs"], lines
 
 
 def failures(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
