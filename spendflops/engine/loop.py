@@ -20,13 +20,13 @@ import numpy as np
 
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.contracts import errors
-from spendflops.engine import data, evaluate, sharding, skips
-from spendflops.engine.build import Built, BuiltStage, build, length, open_source
+from spendflops.engine import accounting, data, evaluate, sharding, skips
+from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
 from spendflops.engine.load import load
 from spendflops.engine.metrics import MetricsLog
-from spendflops.engine.program import Program, translate
+from spendflops.engine.program import translate
 from spendflops.engine.recipe import InitFrom, Recipe, Stage
 from spendflops.engine.rundir import STORAGE, Progress, RunDir, locked, read_json, storage_error, write_atomically
 from spendflops.engine.state import Tree, inherit, transferred, unflatten
@@ -159,12 +159,14 @@ def run_stage(run: Run, index: int) -> None:
         restored = checkpoints.restore(built.train.args[0])
         first, state = restored if restored is not None else (0, _initial(run, index))
         checkpoints.discard_after(first)
-        attempt, seconds = _settle_accounts(run, stage, built, progress, first)
+        every = run.recipe.checkpoint_every
+        attempt, seconds = accounting.settle(run.ledger, stage.role, built.train, progress, first=first, every=every)
+        run.log.rewind(stage.label, first)
         if first < steps:
             state = _train(run, index, state, first, checkpoints, progress, attempt, seconds)
         elif steps == 0:
             checkpoints.save(0, state)
-        _record(run, stage, built.train, last=steps, seconds=seconds)
+        accounting.record(run.ledger, stage.role, built.train, last=steps, seconds=seconds)
     run.states[stage.label] = {kind: state[kind] for kind in MODEL}
 
 
@@ -207,54 +209,6 @@ def _spent(run: Run, init: InitFrom) -> int | None:
         return open_folder(init.weights).config["flops"]
     flops = read_json(_parent(run, init) / "result.json")["flops"]
     return None if flops["prior"] is None else flops["prior"] + flops["pretrain"] + flops["transfer"]
-
-
-def _settle_accounts(run: Run, stage: Stage, built: BuiltStage, progress: Progress, first: int) -> tuple[int, float]:
-    """Writes what a killed attempt lost, and the row that its checkpoint had made permanent.
-
-    Returns:
-        The number of this attempt, and the seconds that earlier ones spent on steps that no row holds yet.
-    """
-    attempt, reached, seconds = progress.read()
-    if reached > first:
-        part = (reached - first) / max(reached - run.ledger.steps(built.train.name), reached - first)
-        fields = _entry(stage, built.train, first, reached)
-        fields |= {"kind": "wasted", "note": f"attempt {attempt}", "seconds": part * seconds}
-        # After a kill between these two lines the row is there already.
-        if Entry(**fields) not in run.ledger.entries:
-            run.ledger.append(Entry(**fields))
-        seconds -= part * seconds
-    progress.write(attempt + 1, first, seconds)
-    permanent = first - first % run.recipe.checkpoint_every
-    if _record(run, stage, built.train, last=permanent, seconds=seconds):
-        seconds = 0.0
-    run.log.rewind(stage.label, first)
-    return attempt + 1, seconds
-
-
-def _entry(stage: Stage, program: Program, first: int, last: int) -> dict[str, Any]:
-    cost, hardware = program.cost(), program.cost(hardware=True)
-    return {
-        "program": program.name,
-        "role": stage.role,
-        "calls": last - first,
-        "first": first,
-        "last": last,
-        "flops": cost.total,
-        "phases": dict(cost.phases),
-        "hardware_flops": hardware.total,
-        "counter": f"{cost.counter} {hardware.counter}",
-        "target": jax.default_backend(),
-        "note": "" if hardware.total is not None else f"not counted: {', '.join(hardware.unknown)}",
-    }
-
-
-def _record(run: Run, stage: Stage, program: Program, *, last: int, seconds: float) -> bool:
-    """Writes the row up to ``last``, unless it is there."""
-    first = run.ledger.steps(program.name)
-    if first < last:
-        run.ledger.append(Entry(**_entry(stage, program, first, last), seconds=seconds))
-    return first < last
 
 
 def _train(
@@ -306,7 +260,8 @@ def _train(
             if last or done % run.recipe.checkpoint_every == 0:
                 _check_finite(metrics, stage, step)
                 checkpoints.save(done, state)
-                _record(run, stage, built.train, last=done, seconds=time.perf_counter() - started)
+                taken = time.perf_counter() - started
+                accounting.record(run.ledger, stage.role, built.train, last=done, seconds=taken)
                 started = time.perf_counter()
                 progress.write(attempt, done, 0.0)
             elif run.stop.signal is not None:
@@ -337,8 +292,7 @@ def run_evaluations(run: Run) -> list[dict[str, Any]]:
         if broken:
             run.log.say(f"{prediction.program.name}: left out {len(broken)} broken: {next(iter(broken.values()))}")
             skips.keep(run.directory.path, prediction.program.name, broken)
-        stage = next(s for s in run.recipe.stages if s.label == prediction.stage)
-        entry = {**_entry(stage, prediction.program, 0, prediction.calls), "role": "evaluate"}
+        entry = accounting.entry("evaluate", prediction.program, 0, prediction.calls)
         if run.ledger.steps(prediction.program.name):
             entry |= {"kind": "wasted", "note": "scored again after an interruption"}
         run.ledger.append(Entry(**entry, seconds=time.perf_counter() - started))
