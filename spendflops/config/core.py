@@ -17,6 +17,7 @@ CORE = {
     "Recipe": "spendflops.engine.recipe:Recipe",
     "Stage": "spendflops.engine.recipe:Stage",
     "Evaluation": "spendflops.engine.recipe:Evaluation",
+    "Probe": "spendflops.engine.recipe:Probe",
     "InitFrom": "spendflops.engine.recipe:InitFrom",
     "Study": "spendflops.study.grid:Study",
     "Transfer": "spendflops.study.transfers:Transfer",

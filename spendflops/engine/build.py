@@ -67,11 +67,20 @@ class Built:
     stages: tuple[BuiltStage, ...]
     steps: tuple[int, ...]
     predictions: tuple[Prediction, ...]
+    probes: tuple[tuple[Prediction, ...], ...] = ()
 
     def programs(self) -> list[tuple[Program, int, str]]:
         """(program, calls, role) of everything that spends FLOPs, in order."""
         train = [(b.train, n, s.role) for s, b, n in zip(self.recipe.stages, self.stages, self.steps, strict=True)]
-        return train + [(p.program, p.calls, "evaluate") for p in self.predictions]
+        return train + self._probing() + [(p.program, p.calls, "evaluate") for p in self.predictions]
+
+    def _probing(self) -> list[tuple[Program, int, str]]:
+        steps = {stage.label: count for stage, count in zip(self.recipe.stages, self.steps, strict=True)}
+        return [
+            (p.program, p.calls * len(probe.steps(steps[p.stage])), "evaluate")
+            for probe, predictions in zip(self.recipe.probes, self.probes, strict=True)
+            for p in predictions
+        ]
 
 
 _STAGES: dict[Any, BuiltStage] = {}
@@ -168,7 +177,20 @@ def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:
         steps[s.label] if steps is not None else resolve(recipe, s, b)
         for s, b in zip(recipe.stages, stages, strict=True)
     )
-    return Built(recipe=recipe, stages=stages, steps=counts, predictions=_predictions(recipe, stages))
+    return Built(
+        recipe=recipe,
+        stages=stages,
+        steps=counts,
+        predictions=_predictions(recipe.evaluations, recipe, stages),
+        probes=tuple(_probe(probe.evaluation, recipe, stages) for probe in recipe.probes),
+    )
+
+
+def _probe(evaluation: Evaluation, recipe: Recipe, stages: tuple[BuiltStage, ...]) -> tuple[Prediction, ...]:
+    """Predictions under names of their own: the ledger tells them from those of the finished model."""
+    made = _predictions((evaluation,), recipe, stages)
+    named = (dataclasses.replace(p.program, name=f"{evaluation.label}/probe/{p.program.name}") for p in made)
+    return tuple(dataclasses.replace(p, program=program) for p, program in zip(made, named, strict=True))
 
 
 def check_init(target: Definition, source: tuple[Any, Any], *, select: str, allow: tuple[str, ...] = ()) -> None:
@@ -202,10 +224,12 @@ def resolve(recipe: Recipe, stage: Stage, built: BuiltStage) -> int:
     return steps
 
 
-def _predictions(recipe: Recipe, stages: tuple[BuiltStage, ...]) -> tuple[Prediction, ...]:
+def _predictions(
+    evaluations: tuple[Evaluation, ...], recipe: Recipe, stages: tuple[BuiltStage, ...]
+) -> tuple[Prediction, ...]:
     by_name = {s.label: b for s, b in zip(recipe.stages, stages, strict=True)}
     groups: dict[str, list[tuple[Evaluation, str, Preprocess]]] = {}
-    for evaluation in recipe.evaluations:
+    for evaluation in evaluations:
         name = evaluation.stage or recipe.stages[-1].label
         objective = by_name[name].definition.example
         missing = [r for r in evaluation.evaluator.requires if r not in objective.outputs]

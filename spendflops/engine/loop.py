@@ -20,7 +20,7 @@ import numpy as np
 
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.contracts import errors
-from spendflops.engine import accounting, data, evaluate, sharding, skips
+from spendflops.engine import accounting, data, evaluate, probes, sharding, skips
 from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
@@ -236,6 +236,8 @@ def _train(
     shown = run.log.stage(stage.label, steps=steps, flops_per_step=flops, examples_per_step=stage.batch_size)
     earlier = zip(run.built.stages[:index], run.built.steps[:index], strict=True)
     spent_before = sum(b.train.cost().total * n for b, n in earlier)
+    folder = run.directory.path
+    take = probes.Probes(run.built, index, folder=folder, ledger=run.ledger, log=run.log)
     started, metrics = time.perf_counter() - seconds, None
     with batches.read(first, steps) as reader:
         for step in range(first, steps):
@@ -267,6 +269,13 @@ def _train(
             elif run.stop.signal is not None:
                 _check_finite(metrics, stage, step)
                 checkpoints.save(done, state)
+            try:
+                # Their time is not the stage's.
+                started += take(done, state, flops=spent_before + done * flops)
+            except errors.DivergedError:
+                taken = time.perf_counter() - started
+                accounting.record(run.ledger, stage.role, built.train, last=done, seconds=taken)
+                raise
             if run.stop.signal is not None and not last:
                 raise run.stop.error(f"{stage.label} step {done} of {steps}")
     return state
@@ -329,6 +338,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
         "budget": None if run.recipe.budget is None else str(run.recipe.budget),
         "stages": stages,
         "scores": scores,
+        "probes": probes.read(run.directory.path),
         "flops": {
             "prior": prior,
             **{role: ledger.total(role=role) for role in roles},

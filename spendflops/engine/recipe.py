@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -136,12 +137,44 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A score at several times while a stage trains, charged apart from the budget.
+
+    Attributes:
+        evaluation: What is scored; its ``stage`` says while which stage, None the last.
+        every: Part of the stage between two probes, above 0 and below 1; after the last step there is none.
+        at_least, at_most: Bounds of the primary value, beyond which a run is hopeless and stops, with exit code 5.
+        after: Part of the stage from which the bounds count.
+    """
+
+    evaluation: Evaluation
+    every: float = 0.1
+    at_least: float | None = None
+    at_most: float | None = None
+    after: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.every < 1 or not 0 <= self.after <= 1:
+            raise errors.ConfigError(
+                f"Probe of {self.evaluation.label!r}: every {self.every}, after {self.after}",
+                why="both are parts of the stage",
+                fix="every above 0 and below 1, after from 0 to 1",
+            )
+
+    def steps(self, steps: int) -> list[int]:
+        """After how many steps of a stage of ``steps`` it is taken."""
+        times = (round(number * self.every * steps) for number in range(1, math.ceil(1 / self.every)))
+        return sorted({step for step in times if 0 < step < steps})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Stages, then evaluations.
 
     Attributes:
         stages: In order.
         evaluations: Of the finished stages.
+        probes: Scores while stages train.
         budget: What the pre-training stages spend: ``"3e18"``, ``"3 EFLOP"``, ``"250000 steps"``, ``"100 epochs"``.
         seed: Of everything random.
         log_every: Steps between rows of metrics.
@@ -151,6 +184,7 @@ class Recipe:
 
     stages: tuple[Stage, ...]
     evaluations: tuple[Evaluation, ...] = ()
+    probes: tuple[Probe, ...] = ()
     budget: str | float | int | None = None
     seed: int = 0
     log_every: int = 50
@@ -160,7 +194,8 @@ class Recipe:
     def __post_init__(self) -> None:
         names = [s.label for s in self.stages]
         labels = [e.label for e in self.evaluations]
-        for kind, given in (("stages", names), ("evaluations", labels)):
+        probed = [p.evaluation.label for p in self.probes]
+        for kind, given in (("stages", names), ("evaluations", labels), ("probes", probed)):
             doubled = sorted({n for n in given if given.count(n) > 1})
             if doubled:
                 raise errors.ConfigError(f"two {kind} are called {doubled[0]!r}", fix="give them a `name`")
@@ -186,7 +221,7 @@ class Recipe:
                         f"stage {stage.label!r} starts from {init.stage!r}{errors.suggest(init.stage, names)}",
                         why=f"the stages before it are {names[:place]}",
                     )
-        for evaluation in self.evaluations:
+        for evaluation in (*self.evaluations, *(probe.evaluation for probe in self.probes)):
             if evaluation.stage is not None and evaluation.stage not in names:
                 raise errors.ConfigError(f"evaluation {evaluation.label!r} names stage {evaluation.stage!r}")
 

@@ -10,7 +10,7 @@ from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
 from spendflops.contracts.dataset import Dataset
 from spendflops.engine.describe import digest
-from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
+from spendflops.engine.recipe import Evaluation, InitFrom, Probe, Recipe, Stage
 from spendflops.study.points import SCRATCH
 from spendflops.study.transfers import Transfer
 
@@ -32,6 +32,7 @@ class Study:
         scratch: Transfer stage that starts from nothing and spends the total FLOPs of the pre-trained route (its
             pre-training and its fine-tuning) at every budget; None leaves it out. Its own ``length`` is not read.
         transfer_evaluations: Scores of the fine-tuned and of the scratch model beside the frozen ones.
+        probes: Scores of every row while it trains; with bounds they stop what is hopeless.
         transfers: Name -> what every row is followed by, with scores of its own.
         primary: Label of the evaluation that chooses the best row; "" where there are no frozen ones.
         log_every, checkpoint_every: Steps, for every run.
@@ -51,6 +52,7 @@ class Study:
     finetune: Stage | None = None
     scratch: Stage | None = None
     transfer_evaluations: tuple[Evaluation, ...] = ()
+    probes: tuple[Probe, ...] = ()
     transfers: Mapping[str, Transfer] = dataclasses.field(default_factory=dict)
     log_every: int = 50
     checkpoint_every: int = 1000
@@ -108,7 +110,7 @@ class Study:
         for label, stages in self.cells():
             for budget in self.budgets:
                 for seed in self.seeds:
-                    recipe = self.recipe(stages, seed=seed, budget=budget)
+                    recipe = dataclasses.replace(self.recipe(stages, seed=seed, budget=budget), probes=self.probes)
                     data = stages[-1].dataset.info.name
                     row = Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe, dataset=data)
                     rows.append(row)

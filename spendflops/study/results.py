@@ -9,6 +9,7 @@ from typing import Any
 
 from spendflops.accounts import budget as budgets
 from spendflops.accounts.footprint import Footprint, estimate
+from spendflops.accounts.ledger import Ledger
 from spendflops.engine.describe import describe
 from spendflops.engine.rundir import read_json
 from spendflops.study.grid import Planned
@@ -16,8 +17,11 @@ from spendflops.study.points import Row, Score
 
 
 def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
-    """The row of a run that did not finish."""
-    return Row(**_common(planned, folder), status=f"failed: {reason}")
+    """The row of a run that did not finish; what it spent until then is wasted."""
+    ledger = Ledger(folder / "ledger.jsonl")
+    spent = ledger.total() + ledger.total(kind="wasted")
+    seconds = {"wasted": ledger.seconds()}
+    return Row(**_common(planned, folder), flops={"wasted": spent}, seconds=seconds, status=f"failed: {reason}")
 
 
 def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> Row:

@@ -19,6 +19,7 @@ from enginelib import METHODS, accuracy, knn, stage
 from spendflops.contracts.errors import DivergedError
 from spendflops.engine.load import load
 from spendflops.engine.optim import adamw
+from spendflops.engine.recipe import Probe
 from spendflops.study import launch as launching
 from spendflops.study.grid import Study
 from spendflops.study.launch import Launch
@@ -200,3 +201,13 @@ def test_names_follow_everything_that_matters():
     other = study(methods={"supervised": (stage("supervised"),), "mae": (stage(objective=deeper, name="mae"),)})
     assert not set(plain) & set(hotter)
     assert [a == b for a, b in zip(plain, [p.run_id for p in other.pretraining()], strict=True)] == [True, True, False]
+
+
+def test_a_probe_stops_a_hopeless_row_and_the_others_go_on(tmp_path):
+    bound = Probe(evaluation=knn(), every=0.5, at_least=2.0, after=0.0)
+    wanted = study(probes=(bound,), methods={"mae": (stage("mae"),)}, finetune=None, scratch=None)
+    report, _ = run(wanted, tmp_path)
+    hopeless, random = by_label(report)["mae"], by_label(report)["random"]
+    assert random.ok and "hopeless" in hopeless.status and not hopeless.scores
+    # What it spent until then is counted as wasted: half of its budget, and the probe.
+    assert 1.5e7 < hopeless.flops["wasted"] < 6e7 and hopeless.seconds["wasted"] > 0
