@@ -211,6 +211,14 @@ def _spent(run: Run, init: InitFrom) -> int | None:
     return None if flops["prior"] is None else flops["prior"] + flops["pretrain"] + flops["transfer"]
 
 
+def _taken(run: Run, init: InitFrom) -> float:
+    """Seconds that training what a stage starts from took; 0 for imported weights, which do not say it."""
+    if init.weights:
+        return 0.0
+    seconds = read_json(_parent(run, init) / "result.json")["seconds"]
+    return seconds.get("prior", 0.0) + seconds["pretrain"] + seconds["transfer"]
+
+
 def _train(
     run: Run, index: int, state: Tree, first: int, checkpoints: Checkpoints, progress: Progress, attempt: int,
     seconds: float,
@@ -346,6 +354,9 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "phases": {role: ledger.phases(role=role) for role in roles},
         "hardware_flops": {role: ledger.hardware_total(role=role) for role in roles},
-        "seconds": {role: ledger.seconds(role=role) for role in roles},
+        "seconds": {
+            "prior": sum(_taken(run, init) for init in starts.values()),
+            **{role: ledger.seconds(role=role) for role in roles},
+        },
         "devices": [d.device_kind for d in jax.devices()],
     }

@@ -22,9 +22,12 @@ class Study:
     Attributes:
         title, question: For the report.
         methods: Label -> pre-training stages.
+        continued: Label of a method -> label of the one whose finished rows it starts from: an intermediate stage. Its
+            stages have role ``"transfer"``, and its label is that of the other, ``" + "``, and more.
         datasets: Label -> data that every method is pre-trained on; none leaves to each stage the data that it names.
         overlays: ``"METHOD/DATASET"`` -> the stages of that method on these data, where its settings depend on them.
-        budgets: FLOPs that each method spends on pre-training.
+        budgets: FLOPs that each method spends on pre-training; or one number of steps or epochs for all of them, where
+            nothing is trained from scratch for the same total.
         seeds: Of pre-training.
         evaluations: Frozen scores of every row.
         random: Stages that are built and not trained: the score of a random backbone. None leaves the baseline out.
@@ -46,6 +49,7 @@ class Study:
     evaluations: tuple[Evaluation, ...] = ()
     primary: str = ""
     seeds: tuple[int, ...] = (0,)
+    continued: Mapping[str, str] = dataclasses.field(default_factory=dict)
     datasets: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
     overlays: Mapping[str, tuple[Stage, ...]] = dataclasses.field(default_factory=dict)
     random: tuple[Stage, ...] | None = None
@@ -76,12 +80,31 @@ class Study:
             if stage.role != "transfer":
                 raise errors.ConfigError(f"stage {stage.label!r} of the study must have role 'transfer'")
         units = {budgets.parse(budget).unit for budget in self.budgets}
-        if units != {"flops"}:
+        if units != {"flops"} and (len(self.budgets) > 1 or self.scratch is not None):
             raise errors.ConfigError(
                 f"Study.budgets are {', '.join(map(str, self.budgets))}",
                 why="methods are compared, and training from scratch is paid, by FLOPs",
                 fix="give FLOPs: '3e18' or '3 EFLOP'",
             )
+        self._check_continued()
+
+    def _check_continued(self) -> None:
+        for label, base in self.continued.items():
+            places = {name: place for place, name in enumerate(self.methods)}
+            if label not in places or places.get(base, len(places)) >= places[label]:
+                raise errors.ConfigError(
+                    f"Study.continued: {label!r} cannot continue {base!r}",
+                    why=f"methods, in their order: {', '.join(self.methods)}",
+                    fix="both are methods, the one that is continued first",
+                )
+            if not label.startswith(f"{base} + "):
+                raise errors.ConfigError(f"Study.continued: {label!r} should be called '{base} + ...'")
+            if any(stage.role != "transfer" or stage.init for stage in self.methods[label][:1]) or self.datasets:
+                raise errors.ConfigError(
+                    f"Study.continued: {label!r} starts with a stage of role {self.methods[label][0].role!r}",
+                    why="it is paid apart from the budget, starts from a row, and on data of its own",
+                    fix="Stage.role = 'transfer', no Stage.init for its first stage, and no Study.datasets",
+                )
 
     @property
     def largest(self) -> str:
@@ -110,11 +133,23 @@ class Study:
         for label, stages in self.cells():
             for budget in self.budgets:
                 for seed in self.seeds:
-                    recipe = dataclasses.replace(self.recipe(stages, seed=seed, budget=budget), probes=self.probes)
-                    data = stages[-1].dataset.info.name
-                    row = Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe, dataset=data)
-                    rows.append(row)
+                    before = self.continued.get(label), budget, seed
+                    base = next((row for row in rows if (row.label, row.budget, row.seed) == before), None)
+                    rows.append(self._pretrained(label, stages, seed, budget, base))
         return rows
+
+    def _pretrained(
+        self, label: str, stages: tuple[Stage, ...], seed: int, budget: str, base: Planned | None
+    ) -> Planned:
+        """A row of a method, or of one that goes on from the row ``base``."""
+        data = stages[-1].dataset.info.name
+        if base is not None:
+            # Relative to the run's own folder: the study may be called from anywhere, and moved.
+            first = dataclasses.replace(stages[0], init=(InitFrom(run=f"../{base.run_id}"),))
+            stages, data = (first, *stages[1:]), base.dataset
+        recipe = self.recipe(stages, seed=seed, budget=None if base else budget)
+        recipe = dataclasses.replace(recipe, probes=self.probes if base is None else ())
+        return Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe, dataset=data)
 
     def starts(self, planned: list[Planned], transfer: Transfer) -> list[list[Planned | None]]:
         """The rows that a transfer starts from, those of one method and data set together; ``[None]`` is nothing."""

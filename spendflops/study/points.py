@@ -109,6 +109,7 @@ class Row:
         seconds: Wall time by kind (``FLOP_KINDS``); like ``flops``, ``pretrain`` of a transfer row is the parent's.
         status: ``"ok"`` or ``"failed: reason"``.
         footprint: Of all of ``seconds``.
+        parent: The run that it starts from, whose FLOPs are its ``pretrain``.
         transfer: Which of the study's transfers it is; empty for a row of pre-training.
         candidate: The settings that a ``"tuning"`` row tried, by name.
         labelled: Examples that the transfer had.
@@ -137,6 +138,7 @@ class Row:
     status: str = "ok"
     footprint: Footprint | None = None
     config_hash: str = ""
+    parent: str = ""
     transfer: str = ""
     candidate: str = ""
     labelled: int | None = None
@@ -173,7 +175,7 @@ class Row:
     @property
     def follows(self) -> bool:
         """Whether its ``pretrain`` was spent by another row."""
-        return self.kind in ("transfer", "tuning")
+        return bool(self.parent) or self.kind == "transfer"
 
     @property
     def own_share(self) -> float:

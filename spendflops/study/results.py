@@ -28,12 +28,10 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
     """The row of a finished run."""
     main = result["stages"][-1]
     flops, seconds = dict(result["flops"]), dict(result["seconds"])
-    prior = flops.pop("prior")
+    before = flops.pop("prior"), seconds.pop("prior")
     seconds["wasted"] = 0.0
-    if planned.recipe.stages[0].init and planned.kind in ("transfer", "tuning"):
-        parent = planned.recipe.stages[0].init[0].run
-        flops["pretrain"] = prior
-        seconds["pretrain"] = (read_json(folder / (parent or "") / "result.json") or {})["seconds"]["pretrain"]
+    if _parent(planned):
+        flops["pretrain"], seconds["pretrain"] = before
     trained = "pretrain" if result["phases"]["pretrain"] else "transfer"
     hardware = result["hardware_flops"][trained]
     return Row(
@@ -54,6 +52,12 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
     )
 
 
+def _parent(planned: Planned) -> str:
+    """The folder of the row that a run of a study starts from, relative to its own; empty for none."""
+    init = planned.recipe.stages[0].init
+    return (init[0].run or "") if init else ""
+
+
 def _common(planned: Planned, folder: Path) -> dict[str, Any]:
     stage = planned.recipe.stages[-1]
     backbone = describe(stage.backbone)
@@ -67,6 +71,7 @@ def _common(planned: Planned, folder: Path) -> dict[str, Any]:
         "budget": None if planned.budget is None else _flops(planned.budget),
         "config_hash": planned.run_id.rsplit("-", 1)[-1],
         "settings": settings(planned),
+        "parent": _parent(planned).removeprefix("../"),
         "transfer": planned.transfer,
         "candidate": planned.candidate,
         "tuning": planned.tuning,

@@ -169,6 +169,42 @@ def test_seeds_of_the_transfer_alone():
     ]
 
 
+def test_a_method_continues_the_rows_of_another(tmp_path):
+    methods = {"mae": (stage("mae"),), "mae + labels": (labelled(name="middle"),)}
+    few = Transfer(stage=labelled(split="train[:16]"), evaluations=(accuracy(),), scratch=False)
+    wanted = study(methods=methods, continued={"mae + labels": "mae"}, transfers={"few": few}, budgets=("2e7",))
+    report, _ = run(wanted, tmp_path)
+    assert all(row.ok for row in report.rows)
+    base, middle = (of(report, kind="method", label=label, seed=1)[0] for label in methods)
+    assert middle.flops["pretrain"] == base.flops["pretrain"] and middle.flops["transfer"] > 0 == middle.own("pretrain")
+    (last,) = of(report, kind="transfer", label="mae + labels", seed=1)
+    assert last.flops["pretrain"] == middle.flops["pretrain"] + middle.flops["transfer"]
+    assert last.seconds["pretrain"] == pytest.approx(base.seconds["pretrain"] + middle.seconds["transfer"])
+    assert base.parent == "" and middle.parent == base.run_id and last.parent == middle.run_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"continued": {"x": "mae"}}, "cannot continue"),
+        ({"continued": {"mae": "simclr"}}, "cannot continue"),
+        ({"continued": {"simclr": "mae"}}, "should be called 'mae"),
+        ({"methods": {"mae": (stage(),), "mae + x": (stage(),)}, "continued": {"mae + x": "mae"}}, "role 'pretrain'"),
+    ],
+)
+def test_what_cannot_be_continued(changes, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        study(**changes)
+
+
+def test_budgets_in_epochs_where_nothing_is_trained_for_the_same_total():
+    assert study(budgets=("2 epochs",)).largest == "2 epochs"
+    with pytest.raises(ConfigError, match="give FLOPs"):
+        study(budgets=("2 epochs", "3 epochs"))
+    with pytest.raises(ConfigError, match="give FLOPs"):
+        study(budgets=("2 epochs",), scratch=labelled())
+
+
 def test_sweep():
     stages = sweep(stage=labelled(), lr=(0.1, 0.2), weight_decay=(0.0, 0.05))
     assert list(stages) == ["lr 0.1, wd 0", "lr 0.1, wd 0.05", "lr 0.2, wd 0", "lr 0.2, wd 0.05"]
