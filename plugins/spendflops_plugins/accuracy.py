@@ -11,23 +11,32 @@ from spendflops.contracts.errors import DataError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
 from spendflops.parts.metrics import PARTS, binomial_spread, count_correct
-from spendflops.parts.preprocess import Resize
+from spendflops.parts.preprocess import Resize, resize_id
 
 
 class Accuracy(Evaluator):
-    """``accuracy``: the part of the examples whose largest logit is at the label; of equal logits the first counts."""
+    """``accuracy``: the part of the examples whose largest logit is at the label; of equal logits the first counts.
+
+    Args:
+        resize: A word in :data:`spendflops.parts.preprocess.RESIZES`.
+        crop_fraction: Part of the resized image's side that a crop keeps.
+
+    Raises:
+        ConfigError: An argument outside its range.
+    """
 
     requires: ClassVar[tuple[str, ...]] = ("logits",)
     roles: ClassVar[tuple[str, ...]] = ("eval",)
 
-    def __init__(self):
-        self.protocol = "accuracy/1:top1:resize=squash"
+    def __init__(self, *, resize: str = "squash", crop_fraction: float = 0.875):
+        self._resize: dict[str, Any] = {"resize": resize, "crop_fraction": crop_fraction}
+        self.protocol = f"accuracy/1:top1:{resize_id(resize, crop_fraction)}"
         self.primary = "accuracy"
         self.spread = f"{PARTS} equal parts of the test images, binomial"
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
-        """The whole image at the model's size, and its label."""
-        return Resize.of(info=info, spec=spec, read=("image", "label"), asker="accuracy")
+        """The image at the model's size, and its label."""
+        return Resize.of(info=info, spec=spec, read=("image", "label"), asker="accuracy", **self._resize)
 
     def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:
         """Counts of the batch."""

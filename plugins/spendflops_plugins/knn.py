@@ -1,24 +1,28 @@
 """Weighted nearest neighbours on frozen features (Wu et al., arXiv:1805.01978; as in DINO, arXiv:2104.14294).
 
-The k bank examples of largest cosine similarity s vote for their class with weight exp(s / T).
+The k bank examples of largest cosine similarity s vote for their class with weight exp(s / T); of equal sums the first
+class wins. DINO's protocol is ``feature="class"`` and ``resize="crop"`` (the shorter side to 256, the centre 224), T =
+0.07 and k of 10, 20, 100 or 200.
 
-Deviation: images are resized as a whole; DINO resizes the shorter side to 256 and crops 224.
+Where the k-th similarity is shared, neighbours of lower classes come first: the order of the bank changes nothing.
+
+Deviation: by default images are resized as a whole, and the feature is the backbone's summary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
+from spendflops.parts.features import check_feature, feature_of
 from spendflops.parts.metrics import PARTS, binomial_spread
-from spendflops.parts.preprocess import Resize
+from spendflops.parts.preprocess import Resize, resize_id
 
 _QUERIES, _BANK = 256, 16_384
 
@@ -29,30 +33,42 @@ class KNN(Evaluator):
     Args:
         k: Neighbours.
         temperature: T of the weight exp(similarity / T).
+        feature: A name in :data:`spendflops.parts.features.FEATURES`.
+        resize: A word in :data:`spendflops.parts.preprocess.RESIZES`.
+        crop_fraction: Part of the resized image's side that a crop keeps.
 
     Raises:
-        ConfigError: An argument that is not above 0.
+        ConfigError: An argument outside its range.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("features",)
     roles: ClassVar[tuple[str, ...]] = ("bank", "query")
 
-    def __init__(self, *, k: int = 20, temperature: float = 0.07):
+    def __init__(
+        self,
+        *,
+        k: int = 20,
+        temperature: float = 0.07,
+        feature: str = "summary",
+        resize: str = "squash",
+        crop_fraction: float = 0.875,
+    ):
         if k < 1 or not temperature > 0:
             raise ConfigError(f"knn with k={k}, temperature={temperature}", fix="both must be above 0")
-        self._k, self._temperature = k, temperature
-        self.protocol = f"knn/1:summary:k={k}:T={temperature:g}:resize=squash"
+        self._k, self._temperature, self._feature = k, temperature, check_feature(feature)
+        self._resize: dict[str, Any] = {"resize": resize, "crop_fraction": crop_fraction}
+        self.protocol = f"knn/1:{feature}:k={k}:T={temperature:g}:{resize_id(resize, crop_fraction)}"
         self.primary = "accuracy"
         self.spread = f"{PARTS} equal parts of the test images, binomial"
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
-        """The whole image at the model's size, and its label."""
-        return Resize.of(info=info, spec=spec, read=("image", "label"), asker="knn")
+        """The image at the model's size, and its label."""
+        return Resize.of(info=info, spec=spec, read=("image", "label"), asker="knn", **self._resize)
 
     def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:
         """Features and labels; they are normalised on the host."""
-        summary = predictions["features"].summary
-        return {"metrics": {}, "rows": {"feature": summary.astype(jnp.float32), "label": batch["label"]}}
+        feature = feature_of(predictions["features"], self._feature)
+        return {"metrics": {}, "rows": {"feature": feature, "label": batch["label"]}}
 
     def result(
         self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo
@@ -75,10 +91,13 @@ class KNN(Evaluator):
             if not np.isfinite(data["feature"]).all():
                 raise DivergedError(f"features of the {role} images are not finite", fix="look at the training loss")
         classes = max(len(info.classes), int(bank["label"].max()) + 1)
-        features = normalised(bank["feature"])
+        # By class, so that it is the lower one that stays where similarities tie, whatever the order of the bank.
+        order = np.argsort(bank["label"], kind="stable")
+        labels = bank["label"][order]
+        near = neighbours(normalised(query["feature"]), bank["feature"], self._k, order=order)
         predicted = [
-            vote(*neighbours(part, features, self._k), bank["label"], self._temperature, classes)
-            for part in _chunks(normalised(query["feature"]), _QUERIES)
+            vote(near[0][rows], near[1][rows], labels, self._temperature, classes)
+            for rows in _slices(len(query["label"]), _QUERIES)
         ]
         accuracy = float(np.mean(np.concatenate(predicted) == query["label"]))
         deviation = binomial_spread(accuracy, len(query["label"]))
@@ -92,23 +111,45 @@ def normalised(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
 
 
 def neighbours(
-    query: Float[np.ndarray, "Q D"], bank: Float[np.ndarray, "N D"], k: int
+    query: Float[np.ndarray, "Q D"],
+    bank: Float[np.ndarray, "N D"],
+    k: int,
+    *,
+    order: Int[np.ndarray, " N"] | None = None,
 ) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
-    """The ``k`` largest inner products of each query and where in the bank they are.
+    """The ``k`` largest cosine similarities of each query, and their places in the bank; of equal ones the first.
 
-    The bank is read in chunks with a running selection, so that memory does not grow with it.
+    The bank is read in chunks with a running selection: only a chunk of it is held a second time.
+
+    Args:
+        query: Of unit length.
+        bank: Of any length.
+        k: At most N.
+        order: The bank is read in this order, and places are places in it.
     """
     best = np.empty((len(query), 0), np.float32)
     where = np.empty((len(query), 0), np.int64)
-    start = 0
-    for part in _chunks(bank, _BANK):
-        best = np.concatenate([best, query @ part.T], axis=1)
-        where = np.concatenate([where, np.broadcast_to(start + np.arange(len(part)), (len(query), len(part)))], axis=1)
-        start += len(part)
-        if best.shape[1] > k:
-            top = np.argpartition(-best, k - 1, axis=1)[:, :k]
-            best, where = np.take_along_axis(best, top, axis=1), np.take_along_axis(where, top, axis=1)
+    for chunk in _slices(len(bank), _BANK):
+        part = normalised(bank[chunk] if order is None else bank[order[chunk]])
+        places = np.arange(chunk.start, chunk.start + len(part))
+        kept = []
+        for rows in _slices(len(query), _QUERIES):
+            similar = query[rows] @ part.T
+            found = np.concatenate([where[rows], np.broadcast_to(places, similar.shape)], axis=1)
+            kept.append(_largest(np.concatenate([best[rows], similar], axis=1), found, k))
+        best, where = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     return best, where
+
+
+def _largest(values: np.ndarray, where: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` largest of each row in the order in which they stand; of those equal to the k-th the first ones."""
+    if values.shape[1] <= k:
+        return values, where
+    edge = -np.partition(-values, k - 1, axis=1)[:, k - 1 : k]
+    above, level = values > edge, values == edge
+    chosen = above | (level & (np.cumsum(level, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    columns = np.nonzero(chosen)[1].reshape(len(values), k)
+    return np.take_along_axis(values, columns, axis=1), np.take_along_axis(where, columns, axis=1)
 
 
 def vote(
@@ -133,5 +174,5 @@ def class_scores(
     return scores
 
 
-def _chunks(array: np.ndarray, size: int) -> list[np.ndarray]:
-    return [array[start : start + size] for start in range(0, len(array), size)]
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))

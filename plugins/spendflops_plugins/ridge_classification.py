@@ -12,21 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 
-from spendflops.contracts.errors import ConfigError, DataError, DivergedError, suggest
+from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
+from spendflops.parts.features import check_feature, feature_of
 from spendflops.parts.metrics import spread
-from spendflops.parts.preprocess import Resize
+from spendflops.parts.preprocess import Resize, resize_id
 from spendflops.parts.ridge import fit_ridge
 from spendflops.parts.splits import label_subsets
-
-_FEATURES = {
-    "summary": lambda features: features.summary,
-    "mean_tokens": lambda features: features.tokens.astype(jnp.float32).mean(axis=1),
-}
 
 
 class RidgeClassification(Evaluator):
@@ -36,9 +31,11 @@ class RidgeClassification(Evaluator):
         labels: Labelled bank examples a draw; below 1, that part of the bank; None uses the whole bank, once.
         subsets: Draws.
         seed: Of the draws.
-        feature: ``summary`` or ``mean_tokens`` (the mean over patch tokens).
+        feature: A name in :data:`spendflops.parts.features.FEATURES`.
         regularisation: Lambda, or ``loo``.
         intercept: ``free`` or ``constant_100``.
+        resize: A word in :data:`spendflops.parts.preprocess.RESIZES`.
+        crop_fraction: Part of the resized image's side that a crop keeps.
 
     Raises:
         ConfigError: An argument outside its range.
@@ -56,10 +53,9 @@ class RidgeClassification(Evaluator):
         feature: str = "mean_tokens",
         regularisation: float | str = "loo",
         intercept: str = "free",
+        resize: str = "squash",
+        crop_fraction: float = 0.875,
     ):
-        if feature not in _FEATURES:
-            known = list(_FEATURES)
-            raise ConfigError(f"unknown feature {feature!r}{suggest(feature, known)}", fix=f"use one of {known}")
         if intercept not in ("free", "constant_100"):
             raise ConfigError(f"unknown intercept {intercept!r}", fix="use 'free' or 'constant_100'")
         if regularisation != "loo" and (isinstance(regularisation, str) or not regularisation > 0):
@@ -71,23 +67,25 @@ class RidgeClassification(Evaluator):
                 fix="labels is a whole number from 2 or a part below 1, subsets at least 1, seed at least 0",
             )
         self._labels, self._subsets, self._seed = labels, subsets, seed
-        self._feature, self._regularisation, self._intercept = feature, regularisation, intercept
+        self._feature, self._regularisation, self._intercept = check_feature(feature), regularisation, intercept
+        self._resize: dict[str, Any] = {"resize": resize, "crop_fraction": crop_fraction}
         draws = "all" if labels is None else f"{labels}x{subsets}:seed={seed}"
         penalty = regularisation if regularisation == "loo" else f"{regularisation:g}"
         self.protocol = (
-            f"ridge_classification/1:{feature}:labels={draws}:lambda={penalty}:intercept={intercept}:resize=squash"
+            f"ridge_classification/1:{feature}:labels={draws}:lambda={penalty}:intercept={intercept}:"
+            f"{resize_id(resize, crop_fraction)}"
         )
         self.primary = "accuracy"
         self.spread = f"{subsets} label subsets" if labels is not None and subsets > 1 else ""
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
-        """The whole image at the model's size, and its label."""
-        return Resize.of(info=info, spec=spec, read=("image", "label"), asker="ridge_classification")
+        """The image at the model's size, and its label."""
+        return Resize.of(info=info, spec=spec, read=("image", "label"), asker="ridge_classification", **self._resize)
 
     def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:
         """Features and labels."""
-        feature = _FEATURES[self._feature](predictions["features"])
-        return {"metrics": {}, "rows": {"feature": feature.astype(jnp.float32), "label": batch["label"]}}
+        feature = feature_of(predictions["features"], self._feature)
+        return {"metrics": {}, "rows": {"feature": feature, "label": batch["label"]}}
 
     def result(
         self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo

@@ -7,12 +7,14 @@ vectors, smoothed, under a softmax:
 
 A label that occurs twice among an image's k labels weighs double. Missing labels are -1. Options: the sigmoid
 cross-entropy that the original ViT was trained with on ImageNet-21K (summed over classes, every label 1, not averaged),
-mixup and CutMix.
+and what MAE (He et al. 2022, arXiv 2111.06377, table 9) and others fine-tune with: RandAugment, random erasing, mixup
+and CutMix, in this order, and a moving average of the weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -26,7 +28,9 @@ from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.objective import Group, Objective, Views
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Loss, Sample
 from spendflops.parts import closed_form, images
+from spendflops.parts.augment.erasing import Erasing
 from spendflops.parts.augment.mix import Mixing
+from spendflops.parts.augment.randaugment import FILTERS, RandAugment, fill_of
 from spendflops.parts.labels import (
     averaged,
     mixed,
@@ -41,7 +45,11 @@ from spendflops.parts.nn.linear import Linear
 from spendflops.parts.nn.norm import LayerNorm
 from spendflops.parts.nn.pooling import feature_std
 
-HEAD_INITS = {"zeros": initialisers.zeros, "trunc_normal": initialisers.jax_truncated_normal(0.02)}
+HEAD_INITS = {
+    "zeros": initialisers.zeros,
+    "trunc_normal": initialisers.jax_truncated_normal(0.02),
+    "mae": initialisers.normal(2e-5),
+}
 LOSSES = {
     "softmax": (averaged, softmax_cross_entropy, softmax_floor),
     "sigmoid": (lambda labels, *, unique: multi_hot(labels), sigmoid_cross_entropy, sigmoid_floor),
@@ -59,6 +67,9 @@ class SupervisedViews(Views):
         ratio: Range of width / height of the crop.
         interpolation: Of the resize.
         flip: Probability of a horizontal flip.
+        randaugment: What :meth:`spendflops.parts.augment.randaugment.RandAugment.parse` understands, applied after the
+            flip: MAE fine-tunes with "rand-m9-mstd0.5-inc1". It takes the filter of the crop (bicubic for "area") and
+            the mean of the normalisation for what comes in from outside.
         labels: The feature that holds the labels: one integer ("label") or several ("labels").
         max_labels: Several labels are cut or padded with -1 to this number.
     """
@@ -68,6 +79,7 @@ class SupervisedViews(Views):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bicubic"
     flip: float = 0.5
+    randaugment: str | None = None
     labels: str = "label"
     max_labels: int = 8
 
@@ -76,6 +88,8 @@ class SupervisedViews(Views):
             raise ConfigError(
                 f"unknown crop {self.crop!r}{suggest(self.crop, ('rrc', 'none'))}", why="known: rrc, none"
             )
+        if self.randaugment is not None:
+            _randaugment(self.randaugment, self.interpolation)  # a mistake is one of the configuration
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -97,6 +111,8 @@ class SupervisedViews(Views):
         else:
             image = images.resize(sample["image"].decode(), spec.size, self.interpolation)
         image = images.random_flip(image, rng, probability=self.flip)
+        if self.randaugment is not None:
+            image = _randaugment(self.randaugment, self.interpolation)(image, rng, fill=fill_of(spec.mean))
         return {"image": image, "labels": self._padded(np.asarray(sample[self.labels], np.int32), spec.classes)}
 
     def _padded(self, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
@@ -115,6 +131,12 @@ class SupervisedViews(Views):
         return np.pad(labels, (0, self.max_labels - len(labels)), constant_values=-1)
 
 
+@functools.cache
+def _randaugment(text: str, interpolation: str) -> RandAugment:
+    kind = interpolation.removesuffix("_scaled")
+    return RandAugment.parse(text, interpolation=kind if kind in FILTERS else "bicubic")
+
+
 class Supervised(Objective):
     """A linear classifier on the backbone's summary vector, trained with it.
 
@@ -125,8 +147,8 @@ class Supervised(Objective):
         loss: "softmax", equation (1), or "sigmoid".
         label_smoothing: a of equation (1).
         unique_labels: Whether a label that occurs twice counts once. Under the sigmoid it always does.
-        head_init: "zeros" (original ViT; the backbone gets no gradient in the first step) or "trunc_normal" (0.02, cut
-            at two standard deviations).
+        head_init: "zeros" (original ViT; the backbone gets no gradient in the first step), "trunc_normal" (0.02, cut
+            at two standard deviations) or "mae" (normal, 2e-5: MAE's fine-tuning).
         head_bias: Initial value of the head's bias. The paper's -10 changes nothing under a softmax.
         head_norm: A fresh layer norm before the head; with ``final_norm`` off and mean pooling in the backbone this is
             MAE's fine-tuning head.
@@ -135,9 +157,13 @@ class Supervised(Objective):
         cutmix: Likewise; MAE fine-tunes with 1.0.
         mix_probability: Of mixing a batch at all.
         mix_switch: Probability of CutMix where both are on.
+        erasing: Probability of an image to lose a rectangle, see :class:`spendflops.parts.augment.erasing.Erasing`; MAE
+            fine-tunes with 0.25. In training alone.
+        ema: Decay of a moving average of the weights, which is then what is scored and handed on; None for none. The
+            statistics of a batch norm are no part of it. It costs memory, and no model FLOPs.
 
     Raises:
-        ConfigError: A data set without classes, an unknown name, parameters of the mixing out of range.
+        ConfigError: A data set without classes, an unknown name, a number out of range.
     """
 
     inputs: ClassVar = {"image": "uint8 B H W C", "labels": "int32 B M"}
@@ -162,6 +188,8 @@ class Supervised(Objective):
         cutmix: float = 0.0,
         mix_probability: float = 1.0,
         mix_switch: float = 0.5,
+        erasing: float = 0.0,
+        ema: float | None = None,
     ):
         if not info.classes:
             raise ConfigError(
@@ -173,10 +201,13 @@ class Supervised(Objective):
             if value not in known:
                 near = suggest(value, list(known))
                 raise ConfigError(f"unknown {option} {value!r}{near}", why=f"known: {', '.join(known)}")
+        if ema is not None and not 0 < ema < 1:
+            raise ConfigError(f"ema {ema} is a decay", why="it must lie between 0 and 1", fix="None for no average")
         self.backbone, self.label_smoothing, self.unique_labels = backbone, label_smoothing, unique_labels
         self.weigh, self.cross_entropy, self.floor = LOSSES[loss]
         self.mixing = Mixing(mixup=mixup, cutmix=cutmix, probability=mix_probability, switch=mix_switch)
         self.couples_batch = self.mixing.active  # partners are of the batch
+        self.erasing, self.ema = Erasing(probability=erasing), ema
         self.head_norm = LayerNorm(backbone.dim) if head_norm else None
         dense = {"rngs": rngs, "kernel_init": initialisers.lecun_normal}
         self.pre_logits = Linear(backbone.dim, backbone.dim, **dense) if pre_logits else None
@@ -187,12 +218,19 @@ class Supervised(Objective):
             kernel_init=HEAD_INITS[head_init],
             bias_init=nnx.initializers.constant(head_bias),
         )
+        if ema is not None:
+            averaged_too = [name for name in ("head_norm", "pre_logits") if getattr(self, name) is not None]
+            self.teacher, self.transfer = ("backbone", *averaged_too, "head"), "teacher"
 
     def loss(self, batch: Batch, targets: Any, ctx: Context) -> Loss:
         pixels, labels = batch["image"], batch["labels"]
         weights = self.weigh(labels, unique=self.unique_labels)
-        if self.mixing.active and ctx.train:
-            pixels, part = self.mixing(self.backbone.normalise(pixels), ctx.fork("mix"))
+        if ctx.train and (self.erasing.active or self.mixing.active):
+            pixels = self.backbone.normalise(pixels)
+        if ctx.train and self.erasing.active:
+            pixels = self.erasing(pixels, ctx.fork("erase"))
+        if ctx.train and self.mixing.active:
+            pixels, part = self.mixing(pixels, ctx.fork("mix"))
             labels, weights = mixed(labels, weights, part)
         summary = self.backbone(pixels, ctx).summary
         logits = self._logits(summary)
@@ -214,6 +252,9 @@ class Supervised(Objective):
         if "logits" in want:
             outputs["logits"] = self._logits(features.summary)
         return outputs
+
+    def teacher_decay(self, ctx: Context) -> Float[Array, ""]:
+        return jnp.asarray(self.ema, jnp.float32)
 
     def closed_form(self, batch: Mapping[str, Any]) -> int:
         count, *size, _ = batch["image"].shape

@@ -187,8 +187,9 @@ class ViT(TokenBackbone):
         for index, block in enumerate(self.blocks):
             x = block(x, ctx.scoped(f"block{index}"), mask=mask, bias=bias)
             if index in wanted:
-                maps[index] = FeatureMap(tokens=x[:, count:], grid=tokens.grid, stride=self.stride[0])
-        x = x if self.norm is None else self.norm(x)
+                level = FeatureMap(tokens=x[:, count:], grid=tokens.grid, stride=self.stride[0], prefix=x[:, :count])
+                maps[index] = level
+        x = self.finish(x)
         prefix, patches = x[:, :count], x[:, count:]
         return Features(
             tokens=patches,
@@ -223,6 +224,9 @@ class ViT(TokenBackbone):
             return images * (embedding + blocks) + tables
         first = 3 if self.patch_embed.norm_in is not None else 2
         return images * (first * embedding + 3 * blocks) + 2 * tables
+
+    def finish(self, x: Array) -> Array:
+        return x if self.norm is None else self.norm(x)
 
     def resampled(self, name: str, value: Array) -> Array | None:
         """Position tables of square grids, by ``position_resize`` and ``relative_resize``; class rows stay."""

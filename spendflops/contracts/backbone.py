@@ -73,6 +73,10 @@ class Backbone(nnx.Module):
         """
         return None
 
+    def finish(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """What follows the last block, a norm or nothing: turns tokens of ``levels`` into such as ``tokens`` are."""
+        return x
+
     @abc.abstractmethod
     def __call__(self, images: Array, ctx: Context, *, levels: Sequence[int] = ()) -> Features:
         """uint8 [B H W C] (or already normalised float) to features; ``levels`` are block numbers to give as maps."""

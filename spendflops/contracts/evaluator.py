@@ -52,6 +52,8 @@ class Evaluator(Described, abc.ABC):
     higher_is_better: ClassVar[bool] = True
     unit: ClassVar[str] = "%"
     """``"%"``: ``primary`` is a fraction, shown in per cent; empty: a plain number."""
+    maps_classes: bool = False
+    """Whether it says itself what the model's classes are in the data that it scores."""
     spread: str = ""
     """What ``primary + "_sd"`` in the result is the spread of, e.g. ``"3 label subsets"``; empty if there is none."""
 

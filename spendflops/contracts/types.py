@@ -96,11 +96,15 @@ class Tokens:
 
 @_dataclass(static=("grid", "stride"))
 class FeatureMap:
-    """One level of a feature pyramid: tokens [B N D] in row-major order of ``grid``, ``stride`` pixels apart."""
+    """One level of a feature pyramid: tokens [B N D] in row-major order of ``grid``, ``stride`` pixels apart.
+
+    ``prefix`` [B P D] are the class and register tokens beside them, where there are any.
+    """
 
     tokens: Float[Array, "B N D"]
     grid: tuple[int, ...]
     stride: int
+    prefix: Float[Array, "B P D"] | None = None
 
 
 @_dataclass(static=("grid",))

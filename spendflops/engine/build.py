@@ -20,7 +20,7 @@ from spendflops.engine import data, sharding
 from spendflops.engine.describe import describe
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
-from spendflops.engine.state import Definition, chosen, create, define, flatten, transplant, unflatten
+from spendflops.engine.state import Definition, chosen, create, define, transplant, unflatten
 from spendflops.engine.step import closed_form, predict_step, train_step
 from spendflops.parts.splits import parse_split, select
 from spendflops.weights.folder import open_folder
@@ -120,8 +120,9 @@ def _build_stage(stage: Stage) -> BuiltStage:
         lambda x: sharding.struct(x.shape, x.dtype, batch=False), jax.eval_shape(init, jax.random.key(0))
     )
     devices = jax.device_count()
-    # Formulas are of a step that trains everything.
-    trains_all = set(stage.optimizer.trained(definition.params, objective)) == set(flatten(definition.params))
+    # Formulas are of a step that trains what the method itself trains.
+    own = dataclasses.replace(stage.optimizer, groups=None)
+    as_meant = own.trained(definition.params, objective) == stage.optimizer.trained(definition.params, objective)
     return BuiltStage(
         definition=definition,
         views=views,
@@ -135,7 +136,7 @@ def _build_stage(stage: Stage) -> BuiltStage:
             examples=stage.batch_size,
             donate=(0,),
             devices=devices,
-            closed_form=closed_form(definition, inputs) if trains_all else None,
+            closed_form=closed_form(definition, inputs) if as_meant else None,
         ),
     )
 
@@ -260,7 +261,7 @@ def _predictions(
 def _check_classes(evaluation: Evaluation, stage: Stage) -> None:
     """A label is a number: it means the same class only where the classes are the same, in the same order."""
     classes = {f"{dataset.info.name} ({role})": dataset.info.classes for role, (dataset, _) in evaluation.data.items()}
-    if "logits" in evaluation.evaluator.requires:
+    if "logits" in evaluation.evaluator.requires and not evaluation.evaluator.maps_classes:
         classes[f"{stage.dataset.info.name} (stage {stage.label!r})"] = stage.dataset.info.classes
     known = [(where, names) for where, names in classes.items() if names]
     for where, names in known[1:]:

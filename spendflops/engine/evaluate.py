@@ -114,7 +114,8 @@ def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[st
     rows = {
         role: {name: np.concatenate(parts) for name, parts in names.items()} for role, names in collected.rows.items()
     }
-    reference = "query" if "query" in evaluation.data else next(iter(evaluation.data))
+    # What is scored comes last: after a bank, after prompts.
+    reference = evaluation.evaluator.roles[-1]
     dataset = evaluation.data[reference][0]
     values = evaluator.result(collected.metrics, rows, info=dataset.info)
     if evaluator.primary not in values:

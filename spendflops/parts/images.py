@@ -28,8 +28,7 @@ from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import Image
 from spendflops.parts.crops import CROP_SAMPLERS, Box
 
-# One thread an image: the loader already runs one image a core.
-cv2.setNumThreads(0)
+cv2.setNumThreads(0)  # the loader already runs one image a core
 # What it says of a broken file goes into an error that names the file, not to the terminal.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # Damaged EXIF in files whose pixels are sound, and large photographs. Set once: changing filters is not thread-safe.
@@ -43,9 +42,9 @@ _FILTERS = {
     "bicubic": PIL.Image.Resampling.BICUBIC,
 }
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "bilinear_scaled", "bicubic_scaled")
-"""Filters by name. Pillow's, which official code uses; ``area`` is OpenCV's mean of the pixels that a result covers
-(its bicubic filter where a side grows): nearly the same image, a third of the time. ``_scaled``: a large JPEG is first
-decoded at 1/2, 1/4 or 1/8 of its size, while twice the size of the result is left."""
+"""Pillow's filters, which official code uses, and ``area``, OpenCV's mean of what a result covers (bicubic where a side
+grows): nearly the same image, a third of the time. ``_scaled``: a large JPEG is first decoded at 1/2, 1/4 or 1/8 of its
+size, while twice the size of the result is left."""
 # OpenCV decodes these as Pillow does, bit by bit, and faster. It takes CMYK for what it is not.
 _FAST = {
     "JPEG": ("RGB", "L"),
@@ -268,8 +267,8 @@ def resize(array: np.ndarray, size: tuple[int, int], interpolation: str = "bicub
     if array.shape[:2] == tuple(size):
         return array
     if kind == "area":
-        shrinks = size[0] <= array.shape[0] and size[1] <= array.shape[1]
-        return cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        grows = size[0] > array.shape[0] or size[1] > array.shape[1]
+        return cv2.resize(array, (size[1], size[0]), interpolation=cv2.INTER_CUBIC if grows else cv2.INTER_AREA)
     return np.asarray(PIL.Image.fromarray(array).resize((size[1], size[0]), _FILTERS[kind]))
 
 

@@ -122,7 +122,9 @@ class WarmupPoly:
     ratio: float = 1e-6
 
     def __call__(self, ctx: Context) -> Float[Array, ""]:
-        regular = self.peak * (1 - ctx.step / jnp.maximum(ctx.steps, 1)) ** self.power
+        # Not 1 - step / steps, which in float32 has lost half of its digits at the end.
+        steps = jnp.maximum(ctx.steps, 1)
+        regular = self.peak * ((steps - ctx.step) / steps) ** self.power
         # 1 - (1 - t/w)(1 - ratio), without the cancellation: in float32 that is off by 1 % at the first step.
         warm = self.ratio + (1 - self.ratio) * ctx.step / max(self.warmup_steps, 1)
         return jnp.where(ctx.step < self.warmup_steps, regular * warm, regular).astype(jnp.float32)

@@ -212,6 +212,8 @@ class Launch:
                 sources.setdefault(_place(stage.dataset, stage.split), (stage.dataset, stage.split))
         for evaluation in evaluations:
             for role, (dataset, split) in evaluation.data.items():
+                if "image" not in dataset.info.features:
+                    continue  # prompts
                 seen.setdefault(_place(dataset, split), f"{role} ({evaluation.label})")
                 sources.setdefault(_place(dataset, split), (dataset, split))
         opened = {f"{seen[k]}: {d.info.name} {s}": open_source(d, s, ("image",)) for k, (d, s) in sources.items()}

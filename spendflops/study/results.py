@@ -107,7 +107,7 @@ def _flatten(value: Any, name: str, into: dict[str, Any]) -> None:
 def _score(score: Mapping[str, Any]) -> Score:
     values, primary = score["values"], score["primary"]
     parts = [name for name in values if name.startswith(f"{primary}/")]
-    place = score["data"].get("query") or next(iter(score["data"].values()))
+    place = score["data"].get("query") or score["data"].get("eval") or next(iter(score["data"].values()))
     dataset, _, split = place.partition(":")
     scale = 100 if score["unit"] == "%" else 1
     sd = values.get(f"{primary}_sd")

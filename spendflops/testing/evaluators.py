@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from spendflops.contracts.backbone import IMAGENET_MEAN, IMAGENET_STD
-from spendflops.contracts.dataset import Dataset
-from spendflops.contracts.evaluator import Evaluator
+from spendflops.contracts.dataset import Dataset, Source
+from spendflops.contracts.evaluator import Evaluator, Preprocess
 from spendflops.contracts.objective import OUTPUTS
 from spendflops.contracts.types import Features, InputSpec
 from spendflops.engine.describe import describe
@@ -23,7 +23,7 @@ from spendflops.testing.kit import CheckFailed, Skipped, needs
 from spendflops.testing.model import context
 from spendflops.testing.samples import KitData, differences
 
-SPEC = InputSpec(size=(16, 16), stride=(4, 4), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+SPEC = InputSpec(size=(16, 16), stride=(4, 4), mean=IMAGENET_MEAN, std=IMAGENET_STD, tokenizer="builtin")
 SPLITS = {"bank": "train"}
 QUALITIES = ("perfect", "noisy", "worst")
 CLOSE = 1e-5
@@ -50,12 +50,22 @@ class Subject:
         return self.cls(**self.options)
 
     @functools.cached_property
+    def supplied(self) -> dict[str, tuple[Dataset, str]]:
+        """Data of the roles that the evaluator makes itself."""
+        return dict(self.evaluator.supplies({r: (self.dataset, SPLITS.get(r, "test")) for r in self.evaluator.roles}))
+
+    def read(self, role: str) -> tuple[Preprocess, Source]:
+        """The preprocessing of a role and the samples for it."""
+        dataset, split = self.supplied.get(role, (self.dataset, SPLITS.get(role, "test")))
+        pre = self.evaluator.preprocess(role=role, info=dataset.info, spec=SPEC)
+        return pre, dataset.source(split, features=pre.features)
+
+    @functools.cached_property
     def examples(self) -> dict[str, list[dict[str, np.ndarray]]]:
         """Role -> preprocessed examples."""
         made = {}
         for role in self.evaluator.roles:
-            pre = self.evaluator.preprocess(role=role, info=self.dataset.info, spec=SPEC)
-            source = self.dataset.source(SPLITS.get(role, "test"), features=pre.features)
+            pre, source = self.read(role)
             made[role] = [pre(source[i]) for i in range(len(source))]
         return made
 
@@ -75,7 +85,7 @@ class Subject:
         """What ``result`` gives.
 
         Args:
-            quality: Of the predictions; those of a bank are always perfect.
+            quality: Of the predictions; those of a bank and of roles that the evaluator supplies are always perfect.
             size: Examples a batch.
             order: Number of examples -> the order in which they come.
             dirty: Fills rows of padding with nonsense.
@@ -88,7 +98,7 @@ class Subject:
                 mask = np.arange(size) < len(rows)
                 padded = rows + [rows[0]] * (size - len(rows))
                 batch = {name: np.stack([r[name] for r in padded]) for name in rows[0]}
-                predicted = self.predict(batch, "perfect" if role == "bank" else quality)
+                predicted = self.predict(batch, "perfect" if role == "bank" or role in self.supplied else quality)
                 if dirty:
                     batch, predicted = _dirty(batch, mask), _dirty(predicted, mask)
                 outputs = jax.device_get(self.step(predicted, {**batch, "_mask": mask}))
@@ -163,13 +173,13 @@ def builds(s: Subject) -> None:
 def preprocess(s: Subject) -> None:
     """Every role's preprocessing gives what its ``entries`` say, always the same, and can be pickled."""
     for role in s.evaluator.roles:
-        pre = s.evaluator.preprocess(role=role, info=s.dataset.info, spec=SPEC)
+        pre, source = s.read(role)
         describe(pre)
-        sample = s.dataset.source(SPLITS.get(role, "test"), features=pre.features)[0]
+        sample = source[0]
         given = pre(sample)
         found = {name: (str(np.asarray(x).dtype), np.shape(x)) for name, x in given.items()}
         stated = {name: (str(np.dtype(d)), tuple(shape)) for name, (d, shape) in pre.entries.items()}
-        if found != stated or "image" not in found:
+        if found != stated or ("image" not in found and role not in s.supplied):
             raise CheckFailed(f"{role}: gives {found}, entries say {stated}")
         if bad := differences(given, pickle.loads(pickle.dumps(pre))(sample)):
             raise CheckFailed(f"{role}: another {bad[0]} the second time", fix="no randomness in an evaluation")

@@ -22,12 +22,15 @@ DEFAULTS = {"objective": "mae", "backbone": "vit_nano", "dataset": "shapes", "bu
 
 OVER = ("paper", "small")
 """Folders of files that are laid over a method's preset: ``--objective mae --gin_file paper/mae.gin``."""
+PARTS = ("evaluators", "transfer")
+"""Folders of files that recipes include: checked in the least recipe that has room for them."""
 
 OVERLAYS = "paper/overlays.gin"
 FRAGMENTS = [
     f
     for f in FILES
-    if f.split("/")[0] not in (*NAMES, *OVER) and not re.search(r"^(Recipe|Study)\.", (ROOT / f).read_text(), re.M)
+    if f.split("/")[0] not in (*NAMES, *OVER, *PARTS)
+    and not re.search(r"^(Recipe|Study)\.", (ROOT / f).read_text(), re.M)
 ]
 """Files that only others include: they are checked as part of those."""
 
@@ -61,16 +64,35 @@ def composed(file):
     """A run in which everything in the file has an effect, and its root."""
     kind, _, name = file.removesuffix(".gin").partition("/")
     if kind in NAMES:
-        bindings = SCORED if kind == "data" else []
+        bindings = SCORED if kind == "data" else ["InitFrom.weights = 'x'"] if name == "lit" else []
         return config.compose(**{**DEFAULTS, NAMES[kind]: name}, bindings=bindings), "Recipe"
     text = (ROOT / file).read_text()
-    if kind in OVER:
+    whole = re.search(r"^Recipe\.stages", text, re.M)
+    if kind == "evaluators" and not whole and "include 'paper" not in text:
+        own = f"%{name}/EVALUATIONS" if f"{name}/EVALUATIONS = " in text else f"(@{name}/Evaluation(),)"
+        made = {**DEFAULTS, "objective": {"zero_shot": "clip", "robustness": "supervised"}.get(name, "mae")}
+        made |= {"dataset": "imagenet1k"} if name == "robustness" else {}
+        return config.compose(**made, gin_files=[file], bindings=[f"Recipe.evaluations = {own}"]), "Recipe"
+    if kind == "transfer":
+        scope = re.search(r"^(\w+)/\w+", text, re.M)[1]
+        bindings = [
+            f"Recipe.stages = (%STAGE, @{scope}/Stage())",
+            "mae/Stage.name = 'mae'",
+            f"{scope}/InitFrom.stage = 'mae'",
+            f"Recipe.evaluations = (@{scope}/Evaluation(),)",
+            f"{scope}/Evaluation.data = {{'eval': (%EVAL_DATASET, 'test')}}",
+        ]
+        size = {"_l": "vit_l16", "_h": "vit_h14"}.get(name[-2:], "vit_b16")
+        return config.compose(**{**DEFAULTS, "backbone": size}, gin_files=[file], bindings=bindings), "Recipe"
+    if kind in OVER and not whole:
         model = {"backbone": "vit_b16"} if kind == "paper" else {"backbone": None}
         return config.compose(**{**DEFAULTS, "objective": name, **model}, gin_files=[file]), "Recipe"
     if "%STAGE" in text:  # An objective without a preset leaves the recipe's own defaults alone.
         return config.compose(base=file, **{**DEFAULTS, "objective": "spendflops_plugins.mae:MAE"}), "Recipe"
     study = "\nStudy." in text
-    dataset = None if "DATASET" in scan(read(file)).macros else "shapes"
+    sources = read(file)
+    wanted = "DATASET" not in scan(sources).macros and any("%DATASET" in source.text for source in sources)
+    dataset = "shapes" if wanted else None
     composition = config.compose(gin_files=[file], dataset=dataset, budget=None if study else "10 steps")
     return composition, "Study" if study else "Recipe"
 
@@ -109,10 +131,11 @@ def test_model_loads_builds_abstractly_and_has_its_size(file):
 
 
 def test_every_fragment_is_of_use_to_a_study():
-    # Between them these two have all methods and both kinds of transfer.
+    # Between them these have all methods and both kinds of transfer.
     studies = ("studies/quickstart.gin", "studies/methods.gin")
-    included = {source.name for study in studies for source in read(study)}
+    included = {source.name for study in (*studies, "recipes/lit.gin") for source in read(study)}
     assert {f"gin/{name}" for name in FRAGMENTS} <= included
+    assert built("recipes/lit.gin", strict=["nano/lit.gin"])
     for study in studies:
         mine = {source.name.removeprefix("gin/") for source in read(study)}
         assert built(study, strict=[f for f in FRAGMENTS if f in mine])

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from spendflops_plugins.accuracy import Accuracy
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.parts.images import ArrayImage
+
+test_kit = spendflops.testing.evaluator_tests(Accuracy, resize="crop")
 
 
 def run(logits, labels, **options):
@@ -51,3 +54,13 @@ def test_preprocess_resizes_and_needs_labels():
     assert hash(preprocess) == hash(Accuracy().preprocess(role="eval", info=drive.info(5), spec=drive.SPEC))
     with pytest.raises(ConfigError, match="accuracy needs label"):
         Accuracy().preprocess(role="eval", info=drive.info(features=("image",)), spec=drive.SPEC)
+
+
+def test_crops_and_the_protocol():
+    ids = [Accuracy(**o).protocol for o in ({}, {"resize": "crop"}, {"resize": "crop", "crop_fraction": 1.0})]
+    assert ids == ["accuracy/1:top1:resize=squash", "accuracy/1:top1:resize=crop0.875", "accuracy/1:top1:resize=crop1"]
+    preprocess = Accuracy(resize="crop").preprocess(role="eval", info=drive.info(5), spec=drive.SPEC)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    assert (preprocess({"image": ArrayImage(pixels), "label": 0})["image"] == pixels[:8, :8]).all()
+    with pytest.raises(ConfigError, match="unknown resize"):
+        Accuracy(resize="center")

@@ -1,12 +1,16 @@
-"""The folder data set: splits, classes, and what it refuses."""
+"""The folder data set: splits, classes, masks, captions, and what it refuses."""
 
+import json
+import pathlib
 import pickle
+import tempfile
 
 import numpy as np
 import PIL.Image
 import pytest
 from spendflops_plugins.folder import Folder
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.parts.splits import overlap, select
 
@@ -127,3 +131,135 @@ def test_options(tmp_path):
     assert labels(data.source("all")) == [0, 1]
     refuses(lambda: Folder(path=str(tmp_path), labels="folder"), "did you mean 'folders'", error=ConfigError)
     refuses(lambda: Folder(path=str(tmp_path), classes="ab"), "lists", error=ConfigError)
+
+
+def street(root, *names, size=(4, 5), value=1):
+    """``images/<name>.png``, all different, with ``annotations/<name>.png`` of one value."""
+    for name in names:
+        pixels = np.random.default_rng(list(name.encode())).integers(0, 256, (*size, 3), dtype=np.uint8)
+        for kind, array in (("images", pixels), ("annotations", np.full(size, value, np.uint8))):
+            path = root / kind / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(array).save(path)
+    return root
+
+
+SCENES = {"images": "images", "masks": "annotations", "mask_classes": ("sky", "road")}
+
+
+def test_masks_beside_the_images(tmp_path):
+    street(tmp_path, "train/aachen/1", "train/bonn/1", "val/1", value=0)
+    mask = np.array([[0, 1, 7], [255, 1, 0]], np.uint8)
+    street(tmp_path, "train/aachen/1", size=(2, 3))
+    PIL.Image.fromarray(mask).save(tmp_path / "annotations/train/aachen/1.png")
+    data = Folder(path=str(tmp_path), ignore_label=7, **SCENES)
+    # Folders in a split are cities, not classes.
+    assert set(data.info.features) == {"image", "mask"} and data.info.mask_classes == ("sky", "road")
+    assert data.info.classes == ()
+    source = pickle.loads(pickle.dumps(data.source("train", features=("image", "mask"))))
+    assert len(source) == 2 and len(data.source("val", features=("image", "mask"))) == 1
+    np.testing.assert_array_equal(source[0]["mask"].decode_mask(), np.where(mask == 7, 255, mask))
+    assert set(data.source("train")[0]) == {"image"}
+    classed = Folder(path=str(tmp_path), labels="folders", **SCENES)
+    assert classed.info.classes == ("aachen", "bonn")
+    assert set(classed.source("train", features=("image", "label", "mask"))[0]) == {"image", "label", "mask"}
+
+
+def test_zero_may_be_ignored_and_classes_may_stand_in_a_file(tmp_path):
+    street(tmp_path, "all/1")
+    mask = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    street(tmp_path, "all/1", size=(2, 3))
+    PIL.Image.fromarray(mask).save(tmp_path / "annotations/all/1.png")
+    (tmp_path / "classes.txt").write_text("sky\nroad\n\n")
+    options = SCENES | {"mask_classes": "classes.txt", "splits": ("all",)}
+    data = Folder(path=str(tmp_path), zero_is_ignored=True, **options)
+    assert data.info.mask_classes == ("sky", "road")
+    found = data.source("all", features=("mask",))[0]["mask"].decode_mask()
+    np.testing.assert_array_equal(found, [[255, 0, 1], [1, 0, 255]])
+    refuses(lambda: Folder(path=str(tmp_path), **options | {"mask_classes": "names.txt"}).info, "names.txt")
+
+
+def test_masks_that_are_wrong_are_named(tmp_path):
+    def mask(folder, split="train"):
+        return Folder(path=str(folder), **SCENES).source(split, features=("image", "mask"))[0]["mask"].decode_mask()
+
+    street(tmp_path / "a", "train/1", "train/2")
+    (tmp_path / "a/annotations/train/1.png").unlink()
+    refuses(lambda: mask(tmp_path / "a"), "a/images/train/1.png has no mask", "1 of 2")
+    street(tmp_path / "b", "train/1")
+    PIL.Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "b/annotations/train/1.png")
+    refuses(lambda: mask(tmp_path / "b"), "b/annotations/train/1.png", "3 x 3", "5 x 4")
+    street(tmp_path / "c", "train/1", value=2)
+    refuses(lambda: mask(tmp_path / "c"), "c/annotations/train/1.png", "the value 2")
+    checked = Folder(path=str(tmp_path / "c"), check=True, **SCENES)
+    refuses(lambda: checked.source("train", features=("image", "mask")), "the value 2")
+    street(tmp_path / "d", "train/1")
+    pictures(tmp_path / "d", "annotations/train/1.jpg")
+    refuses(lambda: mask(tmp_path / "d"), "1.jpg", "1.png", "both")
+    street(tmp_path / "e", "train/1")
+    (tmp_path / "e/annotations").rename(tmp_path / "e/annotation")
+    refuses(lambda: mask(tmp_path / "e"), "is not there")
+    plain = Folder(path=str(tmp_path / "e/images"))
+    refuses(lambda: plain.source("train", features=("mask",)), "masks='annotations'", error=ConfigError)
+
+
+def test_options_of_masks_that_do_not_fit():
+    for options, word in (
+        ({"masks": "annotations", "mask_classes": ("a",)}, "without images"),
+        ({"masks": "annotations", "images": "images"}, "without mask_classes"),
+        ({"ignore_label": 3}, "ignore_label without masks"),
+        (SCENES | {"ignore_label": 1}, "the value 1 is to be ignored"),
+        (SCENES | {"ignore_label": 256}, "the value 256"),
+        (SCENES | {"mask_classes": tuple(map(str, range(256)))}, "the value 255"),
+        (SCENES | {"mask_classes": ("sky", "sky")}, "one name"),
+    ):
+        refuses(lambda options=options: Folder(path="nowhere", **options), word, error=ConfigError)
+
+
+@pytest.mark.parametrize("name", ["captions.tsv", "captions.jsonl", "metadata.jsonl", ".txt"])
+def test_captions(tmp_path, name):
+    pictures(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png")
+    texts = {"train/a/1.png": "one ä", "train/b/1.png": "two\twords", "val/a/1.png": "three"}
+    keys = ("file_name", "text") if name == "metadata.jsonl" else ("path", "caption")
+    for path, text in texts.items():
+        if name == ".txt":
+            (tmp_path / path).with_suffix(".txt").write_text(text + "\n")
+            continue
+        with open(tmp_path / name, "a") as file:
+            line = f"{path}\t{text}" if name.endswith("tsv") else json.dumps(dict(zip(keys, (path, text), strict=True)))
+            file.write(line + "\n")
+    data = Folder(path=str(tmp_path), captions=name)
+    assert set(data.info.features) == {"image", "label", "caption"}
+    source = pickle.loads(pickle.dumps(data.source("train", features=("image", "caption"))))
+    assert [source[i]["caption"] for i in range(2)] == ["one ä", "two\twords"]
+    assert "caption" not in data.source("train")[0]
+    # A file of captions speaks of other images, too; all of a split must have one.
+    pictures(tmp_path, "val/a/2.png")
+    refuses(lambda: data.source("val", features=("caption",)), "a/2.png has no caption", "1 of 2")
+
+
+def test_captions_that_are_wrong_are_named(tmp_path):
+    pictures(tmp_path, "1.png")
+    for text, line in (("1.png\tx\n1.png\ty", 2), ("1.png x", 1), ("1.png\t ", 1)):
+        (tmp_path / "c.tsv").write_text(text)
+        refuses(
+            lambda: Folder(path=str(tmp_path), captions="c.tsv").source("all", features=("caption",)), f"line {line}"
+        )
+    for text in ('{"path": "1.png"}', "[1]", "{", '{"path": 1, "caption": "x"}'):
+        (tmp_path / "c.jsonl").write_text(text)
+        refuses(lambda: Folder(path=str(tmp_path), captions="c.jsonl").source("all", features=("caption",)), "line 1")
+    refuses(lambda: Folder(path=str(tmp_path), captions="no.tsv").source("all", features=("caption",)), "no.tsv")
+    (tmp_path / "1.txt").write_text(" \n")
+    source = Folder(path=str(tmp_path), captions=".txt").source("all", features=("caption",))
+    refuses(lambda: source[0], "1.txt is empty")
+    refuses(lambda: Folder(path=str(tmp_path)).source("all", features=("caption",)), "captions=", error=ConfigError)
+
+
+PLACE = tempfile.TemporaryDirectory()
+street(pathlib.Path(PLACE.name), *(f"{split}/{i}" for split in ("train", "val") for i in range(3)))
+(pathlib.Path(PLACE.name) / "captions.tsv").write_text(
+    "".join(f"{split}/{i}.png\tnumber {i}\n" for split in ("train", "val") for i in range(3))
+)
+test_kit = spendflops.testing.dataset_tests(
+    "folder", splits=("train", "val"), path=PLACE.name, captions="captions.tsv", **SCENES
+)

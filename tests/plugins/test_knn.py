@@ -1,5 +1,6 @@
 """Weighted nearest neighbours against a loop; T11."""
 
+import dataclasses
 import math
 
 import drive_evaluator as drive
@@ -8,7 +9,12 @@ import pytest
 from spendflops_plugins import knn
 from spendflops_plugins.knn import KNN
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
+from spendflops.parts.images import ArrayImage
+
+test_kit = spendflops.testing.evaluator_tests(KNN, k=3)
+test_kit_as_dino = spendflops.testing.evaluator_tests(KNN, k=3, feature="class", resize="crop")
 
 
 def test_t11_votes():
@@ -44,12 +50,13 @@ def blobs(count, seed, classes=4, width=6, noise=1.0):
     return centres[labels] + noise * rng.standard_normal((count, width)), labels.astype(np.int32)
 
 
-def run(bank, query, k=5, temperature=0.07, **options):
+def run(bank, query, k=5, temperature=0.07, feature="summary", **options):
     data = {
         role: ({"features": drive.features_of(x)}, {"label": y})
         for role, (x, y) in {"bank": bank, "query": query}.items()
     }
-    return drive.score(KNN(k=k, temperature=temperature), data, about=drive.info(4), **options)["accuracy"]
+    evaluator = KNN(k=k, temperature=temperature, feature=feature)
+    return drive.score(evaluator, data, about=drive.info(4), **options)["accuracy"]
 
 
 @pytest.mark.parametrize("k, temperature", [(1, 0.07), (5, 0.07), (20, 0.07), (20, 1.0), (40, 0.5)])
@@ -62,6 +69,55 @@ def test_against_a_loop(k, temperature, monkeypatch):
     monkeypatch.setattr(knn, "_BANK", 7)
     monkeypatch.setattr(knn, "_QUERIES", 4)
     assert run(bank, query, k, temperature) == want
+
+
+@pytest.mark.parametrize("k", [1, 4, 7, 23, 40])
+def test_selection_in_chunks_is_a_sort_of_all_similarities(k, monkeypatch):
+    monkeypatch.setattr(knn, "_BANK", 6)
+    monkeypatch.setattr(knn, "_QUERIES", 4)
+    # Few different rows, so that similarities tie, at the edge of the selection, too.
+    rows = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
+    pick = np.random.default_rng(4).integers(0, 5, 40)
+    query = knn.normalised(np.random.default_rng(5).standard_normal((9, 8)))
+    similar, where = knn.neighbours(query, rows[pick], k)
+    exact = query.astype(float) @ knn.normalised(rows)[pick].astype(float).T
+    for i in range(9):
+        # Rows are equal or differ by far: rounding decides what ties, not what is larger.
+        want = sorted(range(40), key=lambda j: (-round(exact[i, j], 5), j))[:k]
+        assert sorted(where[i]) == sorted(want)
+        np.testing.assert_allclose(similar[i], exact[i, where[i]], atol=1e-6)
+
+
+def test_order_of_the_bank_changes_nothing_even_where_similarities_tie(monkeypatch):
+    monkeypatch.setattr(knn, "_BANK", 5)
+    bank, query = blobs(4, 0), blobs(30, 1)
+    features = np.concatenate([bank[0]] * 6)  # each of them under several labels
+    labels = np.random.default_rng(2).integers(0, 4, 24).astype(np.int32)
+    scores = set()
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(24)
+        scores.add(run((features[order], labels[order]), query, k=3))
+    assert len(scores) == 1
+
+
+def test_features_are_the_one_that_is_asked_for():
+    bank, query = blobs(40, 0, noise=0.01), blobs(30, 1, noise=0.01)
+    spread = np.array([-1, 0, 1])[None, :, None]  # the mean over tokens is what they have in common
+    assert run_tokens(bank, query, "mean_tokens", lambda x: (0 * x, x[:, None] + spread, None)) == 1
+    assert run_tokens(bank, query, "class", lambda x: (0 * x, None, np.stack([x, 0 * x], axis=1))) == 1
+    assert run_tokens(bank, query, "summary", lambda x: (0 * x, x[:, None], None)) < 0.6
+    with pytest.raises(ConfigError, match="class token"):
+        run(bank, query, feature="class")
+
+
+def run_tokens(bank, query, feature, split):
+    data = {}
+    for role, (x, y) in {"bank": bank, "query": query}.items():
+        summary, tokens, prefix = split(x)
+        made = drive.features_of(summary, tokens)
+        made = made if prefix is None else dataclasses.replace(made, prefix=np.asarray(prefix, np.float32))
+        data[role] = ({"features": made}, {"label": y})
+    return drive.score(KNN(k=5, feature=feature), data, about=drive.info(4))["accuracy"]
 
 
 def test_scale_of_features_does_not_matter_and_bounds():
@@ -79,7 +135,7 @@ def test_what_is_refused():
         run((bank[0], bank[1] - 4), query)
     with pytest.raises(DivergedError, match="query"):
         run(bank, (query[0] * np.nan, query[1]))
-    for options in ({"k": 0}, {"temperature": 0.0}):
+    for options in ({"k": 0}, {"temperature": 0.0}, {"feature": "cls"}, {"resize": "none"}, {"crop_fraction": 0.0}):
         with pytest.raises(ConfigError):
             KNN(**options)
     with pytest.raises(ConfigError, match="knn needs label"):
@@ -87,5 +143,14 @@ def test_what_is_refused():
 
 
 def test_protocol_says_what_changes_the_score():
-    ids = [KNN().protocol, KNN(k=10).protocol, KNN(temperature=0.1).protocol]
-    assert ids[0] == "knn/1:summary:k=20:T=0.07:resize=squash" and len(set(ids)) == 3
+    variants = [{"k": 10}, {"temperature": 0.1}, {"feature": "class"}, {"resize": "crop"}, {"resize": "square_crop"}]
+    variants.append({"resize": "crop", "crop_fraction": 1.0})
+    assert KNN().protocol == "knn/1:summary:k=20:T=0.07:resize=squash"
+    assert KNN(feature="class", resize="crop").protocol == "knn/1:class:k=20:T=0.07:resize=crop0.875"
+    assert len({KNN().protocol, *(KNN(**v).protocol for v in variants)}) == 7
+
+
+def test_preprocess_crops_where_it_is_asked_to():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    made = KNN(resize="crop").preprocess(role="query", info=drive.info(4), spec=drive.SPEC)
+    assert (made({"image": ArrayImage(pixels), "label": 0})["image"] == pixels[:8, :8]).all()  # 8 / 0.875 is 9

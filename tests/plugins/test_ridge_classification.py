@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from spendflops_plugins.ridge_classification import RidgeClassification
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.parts.splits import label_subsets
+
+test_kit = spendflops.testing.evaluator_tests(RidgeClassification, feature="class", resize="square_crop")
 
 
 def blobs(count, seed, classes=3, width=5, noise=1.0):
@@ -96,6 +99,7 @@ def test_what_is_refused():
         {"labels": 30.5},
         {"subsets": 0},
         {"seed": -1},
+        {"resize": "center"},
     ):
         with pytest.raises(ConfigError):
             RidgeClassification(**options)
@@ -111,6 +115,8 @@ def test_protocol_says_what_changes_the_score():
         {"feature": "summary"},
         {"regularisation": 1024},
         {"intercept": "constant_100"},
+        {"resize": "crop"},
+        {"resize": "crop", "crop_fraction": 1.0},
     ]
-    assert len({default, *(RidgeClassification(**v).protocol for v in variants)}) == 7
+    assert len({default, *(RidgeClassification(**v).protocol for v in variants)}) == 9
     assert "labels=512x3:seed=0" in RidgeClassification(labels=512).protocol

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from purelib import INFO, apply, batch_of, context, count, flatten, loss_of, made, objective, sample, tiny
-from spendflops_plugins.segmentation import FCNHead, Segmentation, SegmentationViews, pixel_cross_entropy
+from spendflops_plugins.resnet import ResNet
+from spendflops_plugins.segmentation import FCNHead, Segmentation, SegmentationViews
 
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.types import DatasetInfo
-from spendflops.parts import images
+from spendflops.engine.build import build_stage
+from spendflops.engine.optim import adamw
+from spendflops.engine.recipe import Stage
+from spendflops.parts import closed_form, images
+from spendflops.parts.augment.byol import color_jitter_byol
 from spendflops.parts.images import ArrayImage
+from spendflops.parts.pixel_loss import pixel_cross_entropy
+from spendflops.testing.samples import KitData
 
 HEAD = {"channels": 8, "convs": 2, "concat": False, "norm": True, "dropout": 0.0, "dtype_name": "float32"}
 
@@ -178,3 +187,121 @@ def test_t7_nearest_takes_the_pixel_under_the_centre():
 def test_masks_of_another_size_are_an_error():
     with pytest.raises(DataError, match="mask"):
         SegmentationViews()(sample() | {"mask": np.zeros((3, 3), np.uint8)}, np.random.default_rng(0), tiny().spec)
+
+
+COLOUR = {"scales": (1.0,), "flip": 0.0}
+
+
+def test_colours_change_in_the_image_alone_and_not_in_the_padding():
+    spec, given = tiny().spec, coded((20, 24))
+    plain = SegmentationViews(**COLOUR)(given, np.random.default_rng(1), spec)
+    changed = SegmentationViews(**COLOUR, color=1.0)(given, np.random.default_rng(1), spec)
+    np.testing.assert_array_equal(plain["mask"], changed["mask"])
+    inside = plain["mask"] != 255
+    np.testing.assert_array_equal(plain["image"][~inside], changed["image"][~inside])
+    assert np.abs(plain["image"][inside].astype(int) - changed["image"][inside]).max() > 2
+    # The operators are BYOL's, on the crop, after the draws of place and flip.
+    rng = np.random.default_rng(1)
+    rng.integers(1), rng.integers(1), rng.integers(1), rng.random(), rng.random()
+    strengths = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.1)
+    expected = color_jitter_byol(given["image"].decode(), rng, probability=1.0, **strengths)
+    np.testing.assert_array_equal(changed["image"][:20, :24], expected)
+
+
+@pytest.mark.parametrize("jitter,grey,parts", [(1.0, 0.0, (0.5, 0.0)), (0.8, 0.2, (0.4, 0.1))])
+def test_both_readings_of_the_papers_probabilities(jitter, grey, parts):
+    views, spec = SegmentationViews(**COLOUR, color=0.5, jitter=jitter, grey=grey), tiny().spec
+    colour = np.zeros((32, 32, 3), np.uint8)
+    colour[:16], colour[16:] = (200, 100, 50), (60, 90, 180)
+    given = {"image": ArrayImage(colour), "mask": np.zeros((32, 32), np.uint8)}
+    made = [views(given, np.random.default_rng(i), spec)["image"] for i in range(600)]
+    greyed = [np.ptp(image.astype(int), axis=-1).max() == 0 for image in made]
+    kept = [np.array_equal(image, colour) for image in made]
+    assert np.mean(greyed) == pytest.approx(parts[1], abs=0.03)
+    # Untouched: neither jitter nor grey, given that colours change at all.
+    assert np.mean(kept) == pytest.approx(0.5 + 0.5 * (1 - jitter) * (1 - grey), abs=0.05)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_linear_head_is_a_product(norm):
+    options = HEAD | {"convs": 0, "norm": norm}
+    head = made(lambda: FCNHead(3, 4, rngs=nnx.Rngs(0), **options))
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+    result = apply(head, lambda h, x: h(x, context(train=False)), x)
+    y = np.asarray(x, np.float64)
+    if norm:
+        y = y / np.sqrt(1 + 1e-5) * np.asarray(head.norm.scale[...]) + np.asarray(head.norm.bias[...])
+    expected = y @ np.asarray(head.classifier.kernel[...], np.float64) + np.asarray(head.classifier.bias[...])
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+    assert count(lambda: FCNHead(768, 150, rngs=nnx.Rngs(0), **options)) == 768 * 150 + 150 + 2 * 768 * norm
+
+
+def test_head_starts_as_in_mmsegmentation():
+    """downstream 1.3: classifier N(0, 0.01^2) without bias; convolutions as mmcv starts them; norms of PyTorch."""
+    head = FCNHead(64, 150, rngs=nnx.Rngs(0), **HEAD | {"channels": 128, "concat": True})
+    assert np.std(head.classifier.kernel[...]) == pytest.approx(0.01, rel=0.03) and not np.any(
+        head.classifier.bias[...]
+    )
+    for conv in head.convs:
+        assert conv.bias is None and np.std(conv.kernel[...]) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.03)
+    assert {(norm.momentum, norm.eps) for norm in head.norms} == {(0.9, 1e-5)}
+
+
+def test_the_head_can_see_the_tokens_before_the_last_norm():
+    before, after = (objective(Segmentation, channels=8, dropout=0.0, final_norm=norm) for norm in (False, True))
+    images = batch_of(SegmentationViews(), before.backbone.spec, size=1)["image"]
+
+    def both(module, images):
+        logits = module.predict({"image": images}, context(train=False), want=("seg_logits",))["seg_logits"]
+        features = module.backbone(images, context(train=False), levels=(-1,))
+        level = features.levels[0].tokens if module.levels else features.tokens
+        return logits, module.head(level.reshape(1, 4, 4, -1), context(train=False))
+
+    (a, expected_a), (b, expected_b) = apply(before, both, images), apply(after, both, images)
+    np.testing.assert_allclose(a, expected_a, rtol=1e-5)
+    np.testing.assert_allclose(b, expected_b, rtol=1e-5)
+    assert not np.allclose(a, b, rtol=1e-2)
+
+
+def stage(frozen, **options):
+    """A stage on a small ResNet, whose batch norms show whether it runs in evaluation."""
+    return Stage(
+        objective=functools.partial(Segmentation, frozen=frozen, channels=8, **options),
+        backbone=functools.partial(ResNet, image_size=32, depths=(1,), width=0.125),
+        dataset=KitData(),
+        optimizer=adamw(lr=1e-2, weight_decay=0.1),
+        batch_size=8,
+    )
+
+
+def test_a_frozen_backbone_does_not_change_and_has_no_backward_work():
+    frozen, whole = (build_stage(stage(f, convs=0, norm="batch")) for f in (True, False))
+    # Backward: both operands of the classifier (a norm is before it), and the upsampling's product.
+    head, upsampling = frozen.definition.example.head.flops((8, 8)), closed_form.resize((8, 8), (32, 32), 4)
+    assert frozen.train.cost().phases["backward"] == 8 * (2 * head + upsampling)
+    assert whole.train.cost().phases["backward"] > 8 * whole.definition.example.backbone.flops()
+    rng = np.random.default_rng(0)
+
+    def value(leaf):
+        return np.zeros(leaf.shape, leaf.dtype) if leaf.dtype.kind == "i" else rng.random(leaf.shape, np.float32)
+
+    state = jax.tree.map(value, frozen.train.args[0])
+    batch = batch_of(SegmentationViews(), frozen.spec, size=8)
+    run = {"key": jax.random.key(1), "steps": jnp.asarray(2)}
+    after, _ = jax.jit(frozen.train.fn)(state, batch, run)
+    for kind in ("params", "stats"):
+        old, new = flatten(state[kind]), flatten(after[kind])
+        changed = {path for path in old if not np.array_equal(old[path], new[path])}
+        # Norms of the head are trained, and move their statistics.
+        assert {path.split("/")[0] for path in changed} == {"head"} and any("norm" in path for path in changed)
+
+
+def test_what_couples_a_batch():
+    def couples(**options):
+        return objective(Segmentation, channels=8, **options).couples_batch
+
+    assert couples() and couples(norm="none") and couples(normalise_by="all")
+    assert not couples(norm="none", normalise_by="all")
+    assert objective(Segmentation, channels=8, norm="none", normalise_by="all", frozen=True).groups[0].train is False
+    with pytest.raises(ConfigError, match="concat"):
+        objective(Segmentation, convs=0, concat=True)

@@ -1,11 +1,13 @@
-"""Segmentation mIoU through compiled steps: T1, padding, order, upsampling, wrong classes."""
+"""Segmentation mIoU through compiled steps: T1, padding, order, upsampling, wrong classes, and every view."""
 
 import drive_evaluator as drive
 import numpy as np
 import pytest
 from spendflops_plugins.segmentation_miou import SegmentationMIoU
 
+import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
+from spendflops.parts import images
 from spendflops.parts.images import ArrayImage
 
 GT = np.array([[[0, 0, 1, 1], [0, 255, 1, 2]], [[0, 0, 0, 0], [0, 0, 1, 255]]], np.uint8)
@@ -96,3 +98,156 @@ def test_words_that_are_none():
     with pytest.raises(ConfigError, match="unknown absent"):
         SegmentationMIoU(absent="nan")
     assert SegmentationMIoU(**VINY).protocol != SegmentationMIoU().protocol
+
+
+def scene(size, seed):
+    """A smooth image, and a map of three classes with some ignored pixels."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    mask = images.resize(rng.choice([0, 1, 2, 255], (5, 5)).astype(np.uint8), size, "nearest")
+    return {"image": ArrayImage(images.resize(small, size, "bicubic")), "mask": mask}
+
+
+def model(windows):
+    """Logits [... 4 4 3] of windows [... 8 8 3]: sums of the colours of every second pixel."""
+    weights = np.random.default_rng(5).normal(size=(3, 3))
+    return (windows[..., ::2, ::2, :].astype(np.float64) - 100) @ weights
+
+
+def enlarge(logits, size):
+    """Bilinear, half-pixel centres, edges held, by two matrices of weights."""
+
+    def matrix(new, old):
+        weights = np.zeros((new, old))
+        for i in range(new):
+            place = min(max((i + 0.5) * old / new - 0.5, 0), old - 1)
+            low = int(place)
+            weights[i, low] += 1 - (place - low)
+            weights[i, min(low + 1, old - 1)] += place - low
+        return weights
+
+    return np.einsum("yi,ijc,xj->yxc", matrix(size[0], logits.shape[0]), logits, matrix(size[1], logits.shape[1]))
+
+
+def slow_slide(sample, stride, stored):
+    """(labels, classes) of one image, as mmsegmentation slides."""
+    pixels, mask = sample["image"].decode(), sample["mask"]
+    factor = min(8 / min(mask.shape), 4 * 8 / max(mask.shape))
+    height, width = (int(side * factor + 0.5) for side in mask.shape)
+    pixels = images.resize(pixels, (height, width), "bilinear")
+    total, count = np.zeros((height, width, 3)), np.zeros((height, width, 1))
+    for row in range(max(height - 8 + stride - 1, 0) // stride + 1):
+        for column in range(max(width - 8 + stride - 1, 0) // stride + 1):
+            bottom, right = min(row * stride + 8, height), min(column * stride + 8, width)
+            place = slice(max(bottom - 8, 0), bottom), slice(max(right - 8, 0), right)
+            total[place] += enlarge(model(pixels[place]), (8, 8))
+            count[place] += 1
+    merged = total / count
+    if stored:
+        return mask, enlarge(merged, mask.shape).argmax(-1)
+    return images.resize(mask, (height, width), "nearest"), merged.argmax(-1)
+
+
+def slow_squash(sample):
+    pixels = images.resize(sample["image"].decode(), (8, 8), "bicubic")
+    return sample["mask"], enlarge(enlarge(model(pixels), (8, 8)), sample["mask"].shape).argmax(-1)
+
+
+def slow_crop(sample):
+    mask, pixels = sample["mask"], sample["image"].decode()
+    top, left = ((side - 8) // 2 for side in mask.shape)
+    part = slice(top, top + 8), slice(left, left + 8)
+    return mask[part], enlarge(model(pixels[part]), (8, 8)).argmax(-1)
+
+
+def slow_miou(pairs):
+    """Independent of the library: loops over classes and images."""
+    ious = []
+    for c in range(3):
+        hits = sum(((labels == c) & (classes == c)).sum() for labels, classes in pairs)
+        union = sum((((labels == c) | (classes == c)) & (labels != 255)).sum() for labels, classes in pairs)
+        ious += [hits / union] if union else []
+    return float(np.mean(ious))
+
+
+PROTOCOLS = {
+    "slide": ({"view": "slide"}, lambda s: slow_slide(s, 5, False)),
+    "slide_stored": ({"view": "slide", "labels": "stored", "pixels": 1000}, lambda s: slow_slide(s, 5, True)),
+    "slide_stride": ({"view": "slide", "stride": 3, "windows": 8}, lambda s: slow_slide(s, 3, False)),
+    "squash_stored": ({"labels": "stored", "pixels": 1000}, slow_squash),
+    "center_crop": ({"view": "center_crop"}, slow_crop),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_views_equal_the_loop_for_any_batch_size_and_order(name):
+    options, slow = PROTOCOLS[name]
+    samples = [scene(size, i) for i, size in enumerate([(12, 12), (10, 26), (30, 12), (9, 16), (24, 23)])]
+    evaluator = SegmentationMIoU(**options)
+    about = drive.info(mask_classes=3)
+    pre = evaluator.preprocess(role="eval", info=about, spec=drive.SPEC)
+    rows = [pre(s) for s in samples]
+    assert {n: (str(v.dtype), v.shape) for n, v in rows[0].items()} == pre.entries
+    batch = {n: np.stack([r[n] for r in rows]) for n in rows[0]}
+    data = {"eval": ({"seg_logits": model(batch["image"]).astype(np.float32)}, batch)}
+    expected = slow_miou([slow(s) for s in samples])
+    assert 0 < expected < 1
+    for size, order in ((1, None), (3, np.array([4, 1, 0, 3, 2])), (8, None)):
+        found = drive.score(evaluator, data, about=about, batch_size=size, order=order)
+        assert found["miou"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_miou_equals_an_independent_one_with_ignored_and_absent_classes(seed):
+    rng = np.random.default_rng(seed)
+    masks, guess = rng.choice([0, 2, 255], (7, 9, 9)).astype(np.uint8), rng.choice([0, 2], (7, 9, 9))
+    guess[rng.random(guess.shape) < 0.1] = seed
+    expected = slow_miou(list(zip(masks, guess, strict=True)))
+    for size in (1, 4, 7):
+        found = run(np.eye(3)[guess], masks, 3, batch_size=size, order=rng.permutation(7))
+        assert found["miou"] == pytest.approx(expected, abs=1e-12)
+
+
+def windowed(batch, quality):
+    """What a model says of windows over images of one class each but for the border."""
+    count = batch["image"].shape[1]
+    label = np.array([np.bincount(mask[mask != 255]).argmax() for mask in batch["mask"]])
+    shift = {"perfect": 0, "worst": 1, "noisy": batch["image"].sum(axis=(1, 2, 3, 4), dtype=int) % 2}[quality]
+    return {"seg_logits": np.eye(4, dtype=np.float32)[(label + shift) % 4][:, None, None, None].repeat(count, axis=1)}
+
+
+test_kit = spendflops.testing.evaluator_tests("segmentation_miou")
+test_kit_crop = spendflops.testing.evaluator_tests("segmentation_miou", view="center_crop")
+test_kit_slide = spendflops.testing.evaluator_tests("segmentation_miou", view="slide", predict=windowed)
+test_kit_stored = spendflops.testing.evaluator_tests(
+    "segmentation_miou", view="slide", labels="stored", pixels=1300, average="image", predict=windowed
+)
+
+
+def test_protocols_name_what_changes_a_score():
+    given = [{}, VINY, *(options for options, _ in PROTOCOLS.values())]
+    assert len({SegmentationMIoU(**options).protocol for options in given}) == len(given)
+    # How much room there is changes nothing.
+    one, other = (SegmentationMIoU(view="slide", windows=n).protocol for n in (2, 6))
+    assert one == other == "segmentation_miou/1:dataset:absent=skipped:slide:stride=2/3:masks=input_size"
+    assert SegmentationMIoU().protocol == "segmentation_miou/1:dataset:absent=skipped:masks=input_size"
+
+
+def test_options_without_an_effect_are_refused():
+    for option, given in (
+        ("windows", {"windows": 3}),
+        ("stride", {"view": "center_crop", "stride": 3}),
+        ("pixels", {"view": "slide", "pixels": 100}),
+        ("labels", {"view": "center_crop", "labels": "stored"}),
+    ):
+        with pytest.raises(ConfigError, match=f"{option} has no effect"):
+            SegmentationMIoU(**given)
+    with pytest.raises(ConfigError, match="did you mean 'slide'"):
+        SegmentationMIoU(view="slid")
+    with pytest.raises(ConfigError, match="stride"):
+        SegmentationMIoU(view="slide", stride=9).preprocess(
+            role="eval", info=drive.info(mask_classes=3), spec=drive.SPEC
+        )
+    with pytest.raises(ConfigError, match="needs mask"):
+        about = drive.info(features=("image", "label"))
+        SegmentationMIoU(view="slide").preprocess(role="eval", info=about, spec=drive.SPEC)

@@ -20,7 +20,10 @@ from spendflops_plugins.vit import ViT
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.types import DatasetInfo
+from spendflops.engine.state import transferred
+from spendflops.parts.augment.erasing import Erasing
 from spendflops.parts.augment.mix import Mixing
+from spendflops.parts.augment.randaugment import RandAugment
 from spendflops.testing.model import Subject
 
 test_kit = spendflops.testing.objective_tests("supervised")
@@ -87,8 +90,25 @@ def test_images_and_labels_are_mixed_in_the_same_proportion(options):
     assert float(metrics["accuracy"]) == np.mean(np.asarray(logits).argmax(-1) == larger[:, 0])
 
 
-def test_nothing_is_mixed_outside_training():
-    module = objective(Supervised, mixup=0.8, cutmix=1.0)
+def test_images_are_normalised_then_erased_then_mixed():
+    erasing, mixing = Erasing(probability=0.7), Mixing(mixup=0.8)
+    module = objective(Supervised, erasing=0.7, mixup=0.8)
+    batch = batch_of(SupervisedViews(), module.backbone.spec, size=4)
+
+    def again(m):
+        images = erasing(m.backbone.normalise(batch["image"]), context().fork("erase"))
+        inside = images != m.backbone.normalise(batch["image"])
+        images, part = mixing(images, context().fork("mix"))
+        return m.predict({"image": images}, context(train=False), want=("logits",))["logits"], part, inside
+
+    value, _, _, (logits, part, inside) = loss_of(module, batch, again)
+    y, part = targets(batch["labels"]), float(part)
+    assert float(value) == pytest.approx(slow_loss(logits, part * y + (1 - part) * y[::-1]), rel=1e-5)
+    assert 0 < np.mean(inside) < 0.5 and not objective(Supervised, erasing=0.7).couples_batch
+
+
+def test_nothing_is_mixed_or_erased_outside_training():
+    module = objective(Supervised, mixup=0.8, cutmix=1.0, erasing=1.0)
     batch = batch_of(SupervisedViews(), module.backbone.spec, size=4)
 
     def run(m):
@@ -98,13 +118,40 @@ def test_nothing_is_mixed_outside_training():
     assert float(value) == pytest.approx(slow_loss(logits, targets(batch["labels"])), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options, teacher",
+    [
+        ({}, ("backbone", "head")),
+        ({"head_norm": True, "pre_logits": True}, ("backbone", "head_norm", "pre_logits", "head")),
+    ],
+)
+def test_moving_average_of_the_weights(options, teacher):
+    plain, subject = (Subject(Supervised, options=options | more, batch_size=4) for more in ({}, {"ema": 0.75}))
+    module = subject.definition.example
+    assert (module.teacher, module.transfer) == (teacher, "teacher")
+    assert (plain.definition.example.teacher, plain.definition.example.transfer) == ((), "online")
+    # The average costs no product, forward or backward, in any phase.
+    cost = plain.train.cost()
+    assert subject.train.cost() == cost and subject.train.closed_form == cost.total > 0
+    state, _ = subject.step(subject.initial, subject.batches[0])
+    old, ema, new = (flatten(tree) for tree in (subject.initial["params"], state["ema"], state["params"]))
+    assert set(ema) == set(new)
+    for path, value in ema.items():
+        np.testing.assert_allclose(value, 0.75 * old[path] + 0.25 * new[path], rtol=1e-5, atol=1e-7)
+    # It is what is scored and handed on.
+    given = flatten(transferred(subject.definition, state)[0])
+    assert all(np.array_equal(given[path], ema[path]) for path in new) and np.any(ema["head/bias"] != new["head/bias"])
+
+
 def test_t14_drop_path_grows_linearly_over_the_blocks():
     trunk = nnx.eval_shape(lambda: ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": 12}), drop_path=0.1))
     rates = [block.drop_path for block in trunk.blocks]
     np.testing.assert_allclose(rates, [i * 0.1 / 11 for i in range(12)], rtol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"pre_logits": True, "head_norm": True}, {"mixup": 0.8, "cutmix": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pre_logits": True, "head_norm": True}, {"mixup": 0.8, "cutmix": 1.0, "erasing": 0.25}]
+)
 def test_closed_form_is_the_cost_of_the_traced_step(options):
     train = Subject(Supervised, options=options, batch_size=4).train
     assert train.closed_form == train.cost().total
@@ -144,6 +191,8 @@ def test_head_options():
     assert not np.any(plain.head.kernel[...]) and not np.any(plain.head.bias[...]) and plain.head_norm is None
     kernel = np.asarray(other.head.kernel[...])
     assert 0 < np.abs(kernel).max() <= 0.04 and np.all(np.asarray(other.head.bias[...]) == -10)
+    fine = head(head_init="mae").head
+    assert np.std(fine.kernel[...]) == pytest.approx(2e-5, rel=0.2) and not np.any(fine.bias[...])
     assert set(flatten(split(other)[1]["head_norm"])) == {"bias", "scale"}
 
 
@@ -200,8 +249,15 @@ def test_refusals():
         objective(Supervised, loss="sigmiod")
     with pytest.raises(ConfigError, match="Beta"):
         objective(Supervised, mixup=-0.1)
+    with pytest.raises(ConfigError, match="erasing"):
+        objective(Supervised, erasing=1.5)
+    for ema in (0.0, 1.0):
+        with pytest.raises(ConfigError, match="ema"):
+            objective(Supervised, ema=ema)
     with pytest.raises(ConfigError, match="rrc"):
         SupervisedViews(crop="rcc")
+    with pytest.raises(ConfigError, match="'rand-m9' is not understood"):
+        SupervisedViews(randaugment="rand-m9")
 
 
 @pytest.mark.parametrize("crop", ["rrc", "none"])
@@ -227,6 +283,26 @@ def test_views_refuse_labels_that_are_no_class(label):
     with pytest.raises(DataError, match=f"{label}.* of 3 classes"):
         SupervisedViews()(sample(0) | {"label": label}, np.random.default_rng(0), spec)
     assert SupervisedViews()(sample(0) | {"label": -1}, np.random.default_rng(0), spec)["labels"].tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    "interpolation, filtered",
+    [("bicubic", "bicubic"), ("bilinear_scaled", "bilinear"), ("area", "bicubic"), ("nearest", "nearest")],
+)
+def test_views_augment_at_random_after_the_flip(interpolation, filtered):
+    spec, text = tiny().spec, "rand-m9-mstd0.5-inc1"
+    augment = RandAugment.parse(text, interpolation=filtered)
+    plain = SupervisedViews(interpolation=interpolation)
+    views = dataclasses.replace(plain, randaugment=text)
+    changed = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        before = plain(sample(seed), rng, spec)["image"]
+        expected = augment(before, rng, fill=(124, 116, 104))
+        found = views(sample(seed), np.random.default_rng(seed), spec)
+        np.testing.assert_array_equal(found["image"], expected)
+        changed += not np.array_equal(before, expected)
+    assert 3 <= changed <= 8
 
 
 def test_views_without_crop_and_flip_are_the_whole_image():

@@ -12,6 +12,7 @@ Deviation: the backbone normalises images, by default with the statistics of Ima
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -44,6 +45,9 @@ class CLIP(Objective):
         info: Not used: what a caption is, the views say.
         rngs: Source of the initial values.
         embedding_dim: E, of both projections. They have no bias and start at N(0, 1 / width).
+        locked: LiT (Zhai et al. 2022, arXiv 2111.07991): the backbone is not trained and runs as in evaluation, nothing
+            is dropped, its statistics stay. It is billed one forward pass and no backward work.
+        image_projection: False takes the summary as it is; then E is its width. For locked towers.
         tokenizer: A name of :mod:`spendflops.parts.text`; the views use the same.
         vocabulary_size: Rows of the embedding table; the tokenizer's size by default. BERT's tables have 30,522.
         text_dim: Width of the text tower. "mini" is 4 blocks of width 256 with 4 heads, "medium" 8 x 512 with 8.
@@ -83,6 +87,8 @@ class CLIP(Objective):
         info: DatasetInfo,
         rngs: nnx.Rngs,
         embedding_dim: int = 768,
+        locked: bool = False,
+        image_projection: bool = True,
         tokenizer: str = text.BUILTIN,
         vocabulary_size: int | None = None,
         text_dim: int = 256,
@@ -115,10 +121,18 @@ class CLIP(Objective):
                 f"temperature {temperature} starts outside of scale_range {scale_range}",
                 why="the scale is 1 / temperature, and it is kept in that range",
             )
+        if not image_projection and embedding_dim != backbone.dim:
+            raise ConfigError(
+                f"embedding_dim {embedding_dim} without a projection of images {backbone.dim} wide",
+                fix=f"embedding_dim = {backbone.dim}, or image_projection = True",
+            )
         if chunk is not None and chunk < 1:
             raise ConfigError(f"chunk {chunk} is not positive", fix="a divisor of the batch size, or None")
         dtype = linear.compute_dtype(compute_dtype)
         self.backbone, self.tokenizer, self.pad = backbone, tokenizer, found.pad
+        self.locked = locked
+        if locked:
+            self.groups = (Group(match="backbone/.*", train=False), *type(self).groups)
         self.scale_range, self.merge_equal, self.chunk = tuple(scale_range), merge_equal, chunk
         self.text = TextTower(
             rows,
@@ -146,7 +160,9 @@ class CLIP(Objective):
                 kernel_init=initialisers.normal(width**-0.5),
                 compute_dtype=dtype,
             )
-            for width in (backbone.dim, text_dim)
+            if wanted
+            else None
+            for width, wanted in ((backbone.dim, image_projection), (text_dim, True))
         )
         self.logit_scale = nnx.Param(jnp.asarray(-math.log(temperature), jnp.float32))
 
@@ -158,7 +174,8 @@ class CLIP(Objective):
                 why="the other captions of the batch are the negatives",
                 fix="a batch of at least 2; the paper's is 4096",
             )
-        x = self.embed_images(self.backbone(batch["image"], ctx.scoped("image")).summary)
+        seen = dataclasses.replace(ctx, train=False) if self.locked else ctx.scoped("image")
+        x = self.embed_images(self.backbone(batch["image"], seen).summary)
         y = self.embed_texts(batch["tokens"], ctx)
         groups = equal_rows(batch["tokens"]) if self.merge_equal else None
         value, accuracy = contrast(jnp.exp(self.logit_scale[...]) * x, y, groups=groups, chunk=self.chunk)
@@ -172,7 +189,7 @@ class CLIP(Objective):
 
     def embed_images(self, summary: Float[Array, "B D"]) -> Float[Array, "B E"]:
         """Unit vectors of images."""
-        return unit_vectors(self.image_projection(summary))
+        return unit_vectors(summary if self.image_projection is None else self.image_projection(summary))
 
     def embed_texts(self, tokens: Int[Array, "B L"], ctx: Context) -> Float[Array, "B E"]:
         """Unit vectors of texts."""
@@ -196,9 +213,12 @@ class CLIP(Objective):
 
     def closed_form(self, batch: Mapping[str, Any]) -> int:
         images, tokens = (batch[name].shape for name in ("image", "tokens"))
-        count, width = images[0], self.image_projection.kernel.shape[1]
-        towers = self.backbone.flops(images[1:3], train=True) + self.text.flops(tokens[1], train=True)
-        heads = sum(3 * closed_form.linear(1, dim, width) for dim in (self.backbone.dim, self.text.dim))
+        count, width = images[0], self.text_projection.kernel.shape[1]
+        towers = self.backbone.flops(images[1:3], train=not self.locked) + self.text.flops(tokens[1], train=True)
+        heads = 3 * closed_form.linear(1, self.text.dim, width)
+        if self.image_projection is not None:
+            # Nobody asks for the gradient of what goes into a locked tower's projection.
+            heads += (2 if self.locked else 3) * closed_form.linear(1, self.backbone.dim, width)
         # All logits, and the gradients of both their operands; in chunks, the logits once more.
         products = 3 if self.chunk is None else 4
         return count * (towers + heads) + products * closed_form.linear(count, width, count)

@@ -2,27 +2,37 @@
 
 A folder tree is listed once, sorted by name, so that an index means the same example on every machine. Hidden files and
 files that are no images by their ending are left out; everything else that is odd is an error that names the file.
+
+Label maps lie in a tree of their own with the same names; captions in one file for all images, or in one beside each.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int16, Int32
 
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import Sample
 from spendflops.parts.images import EncodedImage
+from spendflops.parts.sources.masks import VALUES, StoredMask
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 LABELS = ("auto", "folders", "none")
 """Where labels come from, see :func:`list_images`."""
+
+SIDECAR = ".txt"
+"""The ending of a text file beside an image that holds its caption."""
+
+CAPTION_KEYS = (("path", "file_name"), ("caption", "text"))
+"""Names of the image and of its caption in a line of JSON: ours, and those of Hugging Face's ``metadata.jsonl``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,17 +116,129 @@ def list_images(
     return Listing(root=root, files=tuple(files), labels=array, classes=names)
 
 
-class FolderSource:
-    """Samples ``{"image": EncodedImage, "label": int}`` of a listing; ``label`` where there are labels.
+def match_masks(listing: Listing, root: str) -> tuple[str, ...]:
+    """The label map of each image: the file of the same path below ``root``, whatever the endings.
 
-    An image that turns out broken raises a DataError with its name when it is decoded.
+    Raises:
+        DataError: A missing folder, an image without a label map or with two; the first is named.
+    """
+    masks: dict[str, str] = {}
+    for file in list_images(root, labels="none").files:
+        stem = os.path.splitext(file)[0]
+        if stem in masks:
+            raise DataError(f"{root} has the masks {masks[stem]} and {file}", why="one image cannot have both")
+        masks[stem] = os.path.join(root, file)
+    stems = [os.path.splitext(file)[0] for file in listing.files]
+    without = [file for file, stem in zip(listing.files, stems, strict=True) if stem not in masks]
+    if without:
+        raise DataError(
+            f"{os.path.join(listing.root, without[0])} has no mask",
+            why=f"{len(without):,} of {len(stems):,} images have none in {root}, where {len(masks):,} are",
+            fix="a mask has the path and name of its image, below the folder of masks",
+        )
+    return tuple(masks[stem] for stem in stems)
+
+
+def read_captions(path: str) -> dict[str, str]:
+    """Image -> caption of a file with an image a line.
+
+    Args:
+        path: Lines ``image<TAB>caption``, or, where it ends in ``.jsonl``, ``{"path": image, "caption": text}``
+            (:data:`CAPTION_KEYS`). Paths are with ``/``.
+
+    Raises:
+        DataError: Unreadable, a line of another form, or an image that is there twice.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"captions {path} cannot be read", why=why, fix="check the option captions") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        image, caption = _json_line(line) if path.endswith(".jsonl") else line.partition("\t")[::2]
+        if not image or not caption.strip() or image in found:
+            form = '{"path": ..., "caption": ...}' if path.endswith(".jsonl") else "path<TAB>caption"
+            raise DataError(
+                f"{path}, line {number}: " + (f"{image} is there twice" if image in found else "no image and caption"),
+                why=f"it reads {line[:80]!r}",
+                fix=f"one line an image: {form}",
+            )
+        found[image] = caption.strip()
+    return found
+
+
+def _json_line(line: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return "", ""
+    image, caption = (next((row[k] for k in keys if isinstance(row, dict) and k in row), "") for keys in CAPTION_KEYS)
+    return (image, caption) if isinstance(image, str) and isinstance(caption, str) else ("", "")
+
+
+def match_captions(listing: Listing, captions: Mapping[str, str], *, prefix: str, path: str) -> tuple[str, ...]:
+    """The caption of each image of a listing.
+
+    Args:
+        listing: The images.
+        captions: From :func:`read_captions`; those of other images may be among them.
+        prefix: What stands before a file of the listing there: ``train/``.
+        path: Of the file, for messages.
+
+    Raises:
+        DataError: An image without one; the first is named.
+    """
+    names = [prefix + file for file in listing.files]
+    without = [name for name in names if name not in captions]
+    if without:
+        raise DataError(
+            f"{without[0]} has no caption in {path}",
+            why=f"{len(without):,} of {len(names):,} images have none{suggest(without[0], list(captions)[:1000])}",
+            fix="paths there are below the folder of the images, with /: train/1.jpg",
+        )
+    return tuple(captions[name] for name in names)
+
+
+def check_sidecars(listing: Listing) -> None:
+    """Raises a DataError where an image has no text file beside it."""
+    without = [file for file in listing.files if not os.path.isfile(_sidecar(listing, file))]
+    if without:
+        raise DataError(
+            f"{os.path.join(listing.root, without[0])} has no caption",
+            why=f"{len(without):,} of {len(listing.files):,} images have no {SIDECAR} file beside them",
+            fix=f"write {os.path.basename(_sidecar(listing, without[0]))}, or name a file of captions",
+        )
+
+
+def _sidecar(listing: Listing, file: str) -> str:
+    return os.path.join(listing.root, os.path.splitext(file)[0] + SIDECAR)
+
+
+class FolderSource:
+    """Samples ``{"image": EncodedImage}`` of a listing with ``label``, ``mask`` and ``caption``, where it has them.
+
+    An image, a label map or a text that turns out broken raises a DataError with its name when it is read.
 
     Args:
         listing: From :func:`list_images`.
+        masks: From :func:`match_masks`.
+        table: Stored value -> label, of :func:`~spendflops.parts.sources.masks.label_table`.
+        captions: From :func:`match_captions`, or ``SIDECAR`` for the text beside each image.
     """
 
-    def __init__(self, listing: Listing):
-        self.listing = listing
+    def __init__(
+        self,
+        listing: Listing,
+        *,
+        masks: Sequence[str] = (),
+        table: Int16[np.ndarray, " values"] = VALUES,
+        captions: Sequence[str] | str = (),
+    ):
+        self.listing, self._masks, self._table, self._captions = listing, tuple(masks), table, captions
 
     def __len__(self) -> int:
         return len(self.listing.files)
@@ -128,7 +250,25 @@ class FolderSource:
         sample: dict[str, Any] = {"image": EncodedImage(os.path.join(listing.root, listing.files[index]))}
         if listing.labels is not None:
             sample["label"] = int(listing.labels[index])
+        if self._masks:
+            sample["mask"] = StoredMask(EncodedImage(self._masks[index]), self._table, image=sample["image"])
+        if self._captions:
+            sample["caption"] = self._caption(index)
         return sample
+
+    def _caption(self, index: int) -> str:
+        if self._captions != SIDECAR:
+            return self._captions[index]
+        path = _sidecar(self.listing, self.listing.files[index])
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"caption {path} cannot be read", why=why, fix="write it as UTF-8 text") from error
+        if not text:
+            raise DataError(f"caption {path} is empty", fix="write a caption, or leave the image out with skip")
+        return text
 
     def __repr__(self) -> str:
         return f"FolderSource({self.listing.root!r}, {len(self)} images)"

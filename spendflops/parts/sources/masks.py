@@ -69,7 +69,7 @@ class StoredMask:
         labels = self._table[stored]
         if labels.size and labels.min() < 0:
             value = int(stored[labels < 0].min())
-            known = np.flatnonzero(self._table >= 0)
+            known = np.flatnonzero((self._table >= 0) & (self._table != IGNORED))
             raise DataError(
                 f"mask {self.name} has the value {value}",
                 why=f"its {int((labels < 0).sum()):,} pixel(s) like that have no label: {known[0]}..{known[-1]} do",
