@@ -14,6 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from spendflops.study.frontier import Point, points, select, varying
+from spendflops.study.labels import Mean, by_labels
+from spendflops.study.points import Axis, Report, axes
+from spendflops.study.report import text
+
 HERE = Path(__file__).parent
 HEAD = """# Studies that were run
 
@@ -38,9 +43,10 @@ def take(name: str, folder: Path) -> None:
     body = {"name": name, "environment": kept, "last_rows": rows, "report": report}
     for row in report["rows"]:
         row["folder"] = f"runs/{name}/rows/{row['run_id']}"
-        row["settings"] |= {key: "photos" for key in row["settings"] if key.endswith("dataset.path")}
+        row["settings"] |= {key: "photos" for key in row["settings"] if key.endswith(("dataset.path", "folder.path"))}
     report["command"] = re.sub(r"--workdir \S+", f"--workdir runs/{name}", report["command"])
     report["command"] = re.sub(r"(dataset \w+):\S+", r"\1:photos", report["command"])
+    report["command"] = re.sub(r"(folder\.path = )'[^']*'", r"\1'photos'", report["command"])
     (HERE / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
@@ -84,6 +90,53 @@ def table(body: dict[str, Any]) -> list[str]:
     return lines
 
 
+def transfers(body: dict[str, Any]) -> list[str]:
+    """What a study with transfers found: a line a method, budget and transfer, gains over labels, what tuning cost."""
+    report = Report.from_json(body["report"])
+    lines = []
+    for axis in axes(report.rows):
+        found = sorted(points(select(report.rows, axis), vary=varying(report.rows)), key=lambda p: -p.estimate.value)
+        lines += [
+            f"{axis.metric} in {axis.unit} on {axis.place}, `{axis.protocol}`:",
+            "",
+            "| method | budget | score | FLOPs paid | pre-training | transfer | tuning |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *(_line(point, axis) for point in found),
+            "",
+        ]
+    for item in by_labels(report.rows):
+        lines += [
+            f"Gains in {item.axis.metric} by labelled images, paired by seed, mean ± standard error;",
+            "* is distinguishable from zero (two-sided t test, 5 %):",
+            "",
+            f"| method | over | {' | '.join(f'{size:,}' for size in item.sizes)} |",
+            f"| --- | --- |{' ---: |' * len(item.sizes)}",
+        ]
+        for gain in item.gains:
+            cells = [_gain(gain.by_labels.get(size)) for size in item.sizes]
+            lines.append(f"| {gain.name} | {gain.over} | {' | '.join(cells)} |")
+        lines.append("")
+    tried = [row for row in report.rows if row.kind == "tuning"]
+    if tried:
+        spent = sum(row.own("transfer") for row in tried)
+        lines.append(f"Choosing settings took {len(tried)} runs and {spent:.2e} FLOPs.")
+    return lines
+
+
+def _line(point: Point, axis: Axis) -> str:
+    first, budget = point.rows[0], "-" if point.budget is None else f"{point.budget:.0e}".replace("e+", "e")
+    costs = (first.cost(), first.flops.get("pretrain"), first.flops.get("transfer"), first.tuning)
+    return (
+        f"| {point.name} | {budget} | {text.score(point.estimate, axis)} | {' | '.join(text.flops(c) for c in costs)} |"
+    )
+
+
+def _gain(found: Mean | None) -> str:
+    if found is None or found.se is None:
+        return "-"
+    return f"{found.value:+.1f} ± {found.se:.1f}{'*' if found.distinguishable else ''}"
+
+
 def page() -> str:
     """All studies."""
     parts = [HEAD]
@@ -97,7 +150,7 @@ def page() -> str:
             f"## {report['title']}\n",
             f"{report['question']} {len(report['rows'])} runs, {seeds} seeds, {report['created'][:10]}; {versions}.\n",
             *([notes.read_text(encoding="utf-8")] if notes.exists() else []),
-            "\n".join(table(body)) + "\n",
+            "\n".join(transfers(body) if any(r.get("transfer") for r in report["rows"]) else table(body)) + "\n",
         ]
     return "\n".join(parts)
 

@@ -113,7 +113,8 @@ class SupervisedViews(Views):
         image = images.random_flip(image, rng, probability=self.flip)
         if self.randaugment is not None:
             image = _randaugment(self.randaugment, self.interpolation)(image, rng, fill=fill_of(spec.mean))
-        return {"image": image, "labels": self._padded(np.asarray(sample[self.labels], np.int32), spec.classes)}
+        names = spec.classes if self.labels == "label" else spec.label_names or spec.classes
+        return {"image": image, "labels": self._padded(np.asarray(sample[self.labels], np.int32), names)}
 
     def _padded(self, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
         # Out of range it would be a target of zeros, and a loss that looks fine.
@@ -146,6 +147,8 @@ class Supervised(Objective):
         rngs: Source of the initial values.
         loss: "softmax", equation (1), or "sigmoid".
         label_smoothing: a of equation (1).
+        labels: The feature that the views read: "label", or "labels", whose values may have names of their own
+            (``info.label_names``): families above the classes, as in JFT.
         unique_labels: Whether a label that occurs twice counts once. Under the sigmoid it always does.
         head_init: "zeros" (original ViT; the backbone gets no gradient in the first step), "trunc_normal" (0.02, cut
             at two standard deviations) or "mae" (normal, 2e-5: MAE's fine-tuning).
@@ -179,6 +182,7 @@ class Supervised(Objective):
         rngs: nnx.Rngs,
         loss: str = "softmax",
         label_smoothing: float = 0.1,
+        labels: str = "label",
         unique_labels: bool = False,
         head_init: str = "zeros",
         head_bias: float = 0.0,
@@ -197,7 +201,11 @@ class Supervised(Objective):
                 why="supervised training needs labels",
                 fix="use labelled data (a folder of images: one folder a class), or a method that needs no labels",
             )
-        for option, value, known in (("head_init", head_init, HEAD_INITS), ("loss", loss, LOSSES)):
+        for option, value, known in (
+            ("head_init", head_init, HEAD_INITS),
+            ("loss", loss, LOSSES),
+            ("labels", labels, ("label", "labels")),
+        ):
             if value not in known:
                 near = suggest(value, list(known))
                 raise ConfigError(f"unknown {option} {value!r}{near}", why=f"known: {', '.join(known)}")
@@ -213,7 +221,7 @@ class Supervised(Objective):
         self.pre_logits = Linear(backbone.dim, backbone.dim, **dense) if pre_logits else None
         self.head = Linear(
             backbone.dim,
-            len(info.classes),
+            len(info.classes if labels == "label" else info.label_names or info.classes),
             rngs=rngs,
             kernel_init=HEAD_INITS[head_init],
             bias_init=nnx.initializers.constant(head_bias),

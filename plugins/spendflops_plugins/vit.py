@@ -48,6 +48,8 @@ class ViT(TokenBackbone):
         pre_norm: Whether a layer norm precedes the first block.
         positions: "sincos_mae" (fixed table, zeros for the class token), "learned", "learned_sincos" (learned, from
             the fixed table on: MAE's fine-tuning) or "none". Learned tables have a row for the class token.
+        position_size: Side in pixels for which the fixed table is made, that of pre-training; ``image_size`` by
+            default. A table made for 512 is not that of 224 resampled: what was trained at 224 says 224.
         position_resize: Rule of :data:`spendflops.parts.nn.positions.RULES` for other image sizes; "exact" evaluates
             the fixed table at half-pixel coordinates.
         relative_positions: "none" or "shared", one table of biases of the logits for all blocks (SimMIM).
@@ -86,6 +88,7 @@ class ViT(TokenBackbone):
         patch_norm: bool = False,
         pre_norm: bool = False,
         positions: str = "sincos_mae",
+        position_size: int | None = None,
         position_resize: str = "torch_bicubic",
         relative_positions: str = "none",
         relative_resize: str | None = None,
@@ -114,11 +117,15 @@ class ViT(TokenBackbone):
             raise ConfigError("position_resize 'exact' is for the fixed table", fix="choose 'torch_bicubic'")
         if relative_resize is not None and relative_positions == "none":
             raise ConfigError("relative_resize without relative_positions", fix="set relative_positions = 'shared'")
+        if position_size is not None and positions not in ("sincos_mae", "learned_sincos"):
+            raise ConfigError("position_size is for fixed tables", why=f"positions = {positions!r}", fix="leave it out")
         start, dtype = initialisers.scheme(init), linear.compute_dtype(compute_dtype)
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         self.dim, self.stride, self.mean, self.std = dim, (patch_size, patch_size), tuple(mean), tuple(std)
         self.positions, self.position_resize, self.pooling = positions, position_resize, pooling
         self.grid = grid_of((*self.image_size, 3), patch_size)
+        made_for = self.image_size if position_size is None else (position_size, position_size)
+        self.position_grid = grid_of((*made_for, 3), patch_size)
         self.inner, self.hidden = heads * (head_dim or dim // heads), int(dim * mlp_ratio)
         self.patch_embed = PatchEmbed(
             patch_size,
@@ -245,8 +252,15 @@ class ViT(TokenBackbone):
         rows = self.prefix_length + self.grid[0] * self.grid[1]
         if self.positions == "learned":
             return nnx.Param(init(rngs.params(), (1, rows, self.dim), jnp.float32))
-        table = np.pad(sincos_table(self.grid, self.dim), ((self.prefix_length, 0), (0, 0)))
+        table = np.pad(self._fixed_table(self.grid), ((self.prefix_length, 0), (0, 0)))
         return nnx.Param(jnp.asarray(table[None], jnp.float32))
+
+    def _fixed_table(self, grid: tuple[int, int]) -> np.ndarray:
+        made_for = self.position_grid
+        if grid != made_for and self.position_resize == "exact":
+            coordinates = [half_pixel(new, old) for new, old in zip(grid, made_for, strict=True)]
+            return sincos_2d(*coordinates, self.dim).astype(np.float32)
+        return resize_table(sincos_table(made_for, self.dim), made_for, grid, rule=self.position_resize)
 
     def _position_table(self, grid: tuple[int, int]) -> tuple[Array, Array]:
         """Positions of the prefix [1 P D] and of the patches [1 N D] for token rows and columns ``grid``."""
@@ -254,12 +268,7 @@ class ViT(TokenBackbone):
         if self.positions == "none":
             return tuple(jnp.zeros((1, rows, self.dim), jnp.float32) for rows in (count, grid[0] * grid[1]))
         if self.pos_embed is None:
-            if grid != self.grid and self.position_resize == "exact":
-                coordinates = [half_pixel(new, old) for new, old in zip(grid, self.grid, strict=True)]
-                table = sincos_2d(*coordinates, self.dim).astype(np.float32)
-            else:
-                table = resize_table(sincos_table(self.grid, self.dim), self.grid, grid, rule=self.position_resize)
-            return jnp.zeros((1, count, self.dim), jnp.float32), jnp.asarray(table[None])
+            return jnp.zeros((1, count, self.dim), jnp.float32), jnp.asarray(self._fixed_table(grid)[None])
         table = self.pos_embed[...]
         patches = resize_table(table[0, count:], self.grid, grid, rule=self.position_resize)
         return table[:, :count], patches[None]

@@ -96,7 +96,7 @@ class Objective(nnx.Module):
     groups: tuple[Group, ...] = (Group(match=r".*/(bias|scale)", decay=False),)
     """The method's official optimiser groups; what matches none is trained with decay.
 
-    These, ``couples_batch``, ``teacher``, ``teacher_init`` and ``transfer`` may depend on options: an instance then sets
+    These, ``couples_batch``, ``teacher``, ``teacher_init`` and ``transfer`` may depend on options: then an instance has
     its own.
     """
     views: ClassVar[type[Views]]

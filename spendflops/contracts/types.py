@@ -136,6 +136,7 @@ class InputSpec:
         mean, std: Of the normalisation that the backbone does itself (hosts deliver uint8), on the scale 0..1.
         tokenizer: Name of the text tokenizer, for objectives with text.
         classes: Names of the classes of the data, for views that make captions from labels.
+        label_names: Names of the values of the feature ``labels``.
     """
 
     size: tuple[int, int]
@@ -144,6 +145,7 @@ class InputSpec:
     std: tuple[float, ...]
     tokenizer: str | None = None
     classes: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -144,8 +144,12 @@ def _build_stage(stage: Stage) -> BuiltStage:
 def input_spec(objective: Objective, info: DatasetInfo) -> InputSpec:
     """What the views of an objective are told: the backbone's images, the tokenizer, the names of the classes."""
     tokenizer = getattr(objective, "tokenizer", None)
+    classes = tuple(info.class_names or info.classes)
     return dataclasses.replace(
-        objective.backbone.spec, tokenizer=tokenizer, classes=tuple(info.class_names or info.classes)
+        objective.backbone.spec,
+        tokenizer=tokenizer,
+        classes=classes,
+        label_names=tuple(info.label_names) or classes,
     )
 
 

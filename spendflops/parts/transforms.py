@@ -69,7 +69,7 @@ def fixed_positions(target: Target) -> np.ndarray | None:
     trunk = target.model.backbone
     if getattr(trunk, "positions", None) != "sincos_mae":
         return None
-    return _padded(sincos_table(trunk.grid, trunk.dim), trunk.prefix_length)
+    return _padded(sincos_table(trunk.position_grid, trunk.dim), trunk.prefix_length)
 
 
 def fixed_decoder_positions(target: Target) -> np.ndarray | None:

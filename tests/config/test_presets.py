@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 from flax import nnx
 
@@ -25,7 +30,8 @@ OVER = ("paper", "small")
 PARTS = ("evaluators", "transfer")
 """Folders of files that recipes include: checked in the least recipe that has room for them."""
 
-OVERLAYS = "paper/overlays.gin"
+INCLUDED = ("paper/overlays.gin", "paper/ade20k_stage.gin", "paper/pets_viny_stage.gin")
+"""Files of OVER that are parts of others, of which all of theirs is used."""
 FRAGMENTS = [
     f
     for f in FILES
@@ -67,7 +73,7 @@ def composed(file):
         bindings = SCORED if kind == "data" else ["InitFrom.weights = 'x'"] if name == "lit" else []
         return config.compose(**{**DEFAULTS, NAMES[kind]: name}, bindings=bindings), "Recipe"
     text = (ROOT / file).read_text()
-    whole = re.search(r"^Recipe\.stages", text, re.M)
+    whole = re.search(r"^(Recipe\.stages|Study\.)", text, re.M)
     if kind == "evaluators" and not whole and "include 'paper" not in text:
         own = f"%{name}/EVALUATIONS" if f"{name}/EVALUATIONS = " in text else f"(@{name}/Evaluation(),)"
         made = {**DEFAULTS, "objective": {"zero_shot": "clip", "robustness": "supervised"}.get(name, "mae")}
@@ -90,17 +96,33 @@ def composed(file):
     if "%STAGE" in text:  # An objective without a preset leaves the recipe's own defaults alone.
         return config.compose(base=file, **{**DEFAULTS, "objective": "spendflops_plugins.mae:MAE"}), "Recipe"
     study = "\nStudy." in text
+    bindings = ["street/datasets.folder.path = '" + street() + "'"] if "street/" in text else []
     sources = read(file)
     wanted = "DATASET" not in scan(sources).macros and any("%DATASET" in source.text for source in sources)
     dataset = "shapes" if wanted else None
-    composition = config.compose(gin_files=[file], dataset=dataset, budget=None if study else "10 steps")
+    budget = None if study or "Recipe.budget" in text else "10 steps"
+    model = None if any("Stage.backbone" in source.text for source in sources) else "vit_b16"
+    composition = config.compose(gin_files=[file], dataset=dataset, backbone=model, budget=budget, bindings=bindings)
     return composition, "Study" if study else "Recipe"
+
+
+@functools.cache
+def street():
+    """A folder of images beside label maps, for a data set that has no information without one."""
+    folder = Path(tempfile.mkdtemp(prefix="street"))
+    for kind, form in (("images", "jpg"), ("annotations", "png")):
+        for split in ("train", "val"):
+            (folder / kind / split).mkdir(parents=True)
+            PIL.Image.new("L", (8, 8)).save(folder / kind / split / f"a.{form}")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(folder)
 
 
 def stages_of(made):
     if hasattr(made, "stages"):
         return made.stages
-    return [s for group in made.methods.values() for s in group] + [s for s in (made.finetune, made.scratch) if s]
+    own = [s for group in made.methods.values() for s in group] + [s for s in (made.finetune, made.scratch) if s]
+    return own + [s for transfer in made.transfers.values() for s in transfer.stages.values()]
 
 
 def built(file, *, strict):
@@ -110,7 +132,7 @@ def built(file, *, strict):
     return build([dataclasses.replace(s, preset=s.preset and s.name not in own) for s in composition.sources], root)[0]
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f not in (*FRAGMENTS, OVERLAYS) and not f.startswith("models/")])
+@pytest.mark.parametrize("file", [f for f in FILES if f not in (*FRAGMENTS, *INCLUDED) and not f.startswith("models/")])
 def test_file_loads_builds_abstractly_and_has_no_idle_binding(file):
     made = built(file, strict=[file])
     for stage in stages_of(made):
@@ -168,7 +190,7 @@ Stage.dataset = @datasets.shapes()
 def test_the_papers_settings_that_depend_on_the_data(tmp_path):
     (tmp_path / "cells.gin").write_text(CELLS)
     sources = config.compose(gin_files=[tmp_path / "cells.gin"]).sources
-    strict = [dataclasses.replace(s, preset=s.preset and s.name != f"gin/{OVERLAYS}") for s in sources]
+    strict = [dataclasses.replace(s, preset=s.preset and s.name != "gin/paper/overlays.gin") for s in sources]
     cells = [(method, stages[0]) for method, stages in build(strict, "Study")[0].cells()]
     ema = [s.objective.keywords["ema"] for method, s in cells if method == "byol"]
     decay = {method: [s.optimizer.weight_decay for m, s in cells if m == method] for method in ("byol", "simclr")}

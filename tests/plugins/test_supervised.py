@@ -311,3 +311,19 @@ def test_views_without_crop_and_flip_are_the_whole_image():
     np.testing.assert_array_equal(image, sample(0, (32, 32))["image"].array)
     flipped = SupervisedViews(crop="none", flip=1.0)(sample(0, (32, 32)), np.random.default_rng(0), spec)["image"]
     np.testing.assert_array_equal(flipped, image[:, ::-1])
+
+
+def test_labels_with_names_of_their_own_have_their_own_outputs():
+    info = dataclasses.replace(INFO, classes=("a", "b"), label_names=("a", "b", "animal"))
+    assert objective(Supervised, info=info).head.kernel.shape[1] == 2
+    assert objective(Supervised, info=info, labels="labels").head.kernel.shape[1] == 3
+    with pytest.raises(ConfigError, match="did you mean 'labels'"):
+        objective(Supervised, info=info, labels="label_names")
+    spec = dataclasses.replace(tiny().spec, classes=("a", "b"), label_names=("a", "b", "animal"))
+    image = sample(0)["image"]
+    views, rng = SupervisedViews(labels="labels", max_labels=2), np.random.default_rng(0)
+    assert views({"image": image, "labels": [0, 2]}, rng, spec)["labels"].tolist() == [0, 2]
+    with pytest.raises(DataError, match="of 3 classes"):
+        views({"image": image, "labels": [3]}, rng, spec)
+    with pytest.raises(DataError, match="of 2 classes"):
+        SupervisedViews()({"image": image, "label": 2}, rng, spec)

@@ -357,3 +357,17 @@ def test_position_tables_of_another_image_size_are_resampled_and_the_class_row_s
     assert large.resampled("pos_embed", np.zeros((1, 1 + 15, small.dim))) is None
     assert tiny(relative_positions="shared").resampled("relative/table", rows) is None
     assert tiny(positions="sincos_mae").resampled("pos_embed", table) is None
+
+
+@pytest.mark.parametrize("rule", ["torch_bicubic", "exact"])
+def test_a_fixed_table_is_that_of_pretraining_resampled(rule):
+    small, large = tiny(position_resize=rule), tiny(image_size=64, position_size=32, position_resize=rule)
+    images = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+    at_once, moved = (module.embed(images).pos for module in (large, small))
+    # The smaller model, given the larger image, resamples its own table: the larger one has the same.
+    np.testing.assert_allclose(at_once, moved, atol=1e-6)
+    assert np.abs(at_once - tiny(image_size=64).embed(images).pos).max() > 0.1
+    learned = tiny(image_size=64, position_size=32, positions="learned_sincos", position_resize="torch_bicubic")
+    assert learned.pos_embed.shape == (1, 65, 32)
+    with pytest.raises(ConfigError, match="fixed tables"):
+        tiny(positions="learned", position_size=32)
