@@ -46,7 +46,7 @@ def take(name: str, folder: Path) -> None:
         row["settings"] |= {key: "photos" for key in row["settings"] if key.endswith(("dataset.path", "folder.path"))}
     report["command"] = re.sub(r"--workdir \S+", f"--workdir runs/{name}", report["command"])
     report["command"] = re.sub(r"(dataset \w+):\S+", r"\1:photos", report["command"])
-    report["command"] = re.sub(r"(folder\.path = )'[^']*'", r"\1'photos'", report["command"])
+    report["command"] = re.sub(r"--gin '(\S+folder\.path) = .*", "--gin \"\\1 = 'photos'\"", report["command"])
     (HERE / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from spendflops.study.grid import Study
 from spendflops.study.labels import by_labels
 from spendflops.study.launch import Launch
 from spendflops.study.points import SCRATCH, axes
-from spendflops.study.report import files
+from spendflops.study.report import files, tables
 from spendflops.study.transfers import Transfer, sweep
 
 PEAKS = (1e-6, 0.02)
@@ -134,6 +134,10 @@ def test_what_only_chose_settings_is_on_no_axis_but_in_the_report(first, tmp_pat
     page = Path(paths["html"]).read_text()
     assert "What choosing settings cost" in page and "6 runs and" in page
     assert "Scores by labelled examples" in page and "over no pre-training" in page
+    # Rows of one method have names of their own, and those that only chose settings stand in their own table alone.
+    named = [name for name, _ in tables.representatives(report.rows)]
+    assert len(set(named)) == len(named) and "mae, tuned · 2.00e7" in named
+    assert "mae, 16 labels" in tables.differences(report.rows)[0]
     text = Path(paths["csv"]).read_text()
     assert "tuning" in text.splitlines()[0]
 

@@ -116,8 +116,8 @@ def representatives(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     vary = varying(rows)
     found: dict[tuple, tuple[str, Row]] = {}
     for row in sorted(rows, key=lambda r: (r.kind, curve_name(r, vary), r.budget or 0, r.seed)):
-        if row.ok and any(row.phases.values()):
-            name = curve_name(row, vary)
+        if row.ok and any(row.phases.values()) and row.kind != "tuning":
+            name = _shown(row, vary)
             budget = f" · {text.flops(row.budget)}" if row.budget is not None else ""
             found.setdefault((row.kind, name, row.budget), (f"{name}{budget}", row))
     return list(found.values())
@@ -128,15 +128,20 @@ def differences(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
     vary = varying(rows)
     columns: dict[str, list[Row]] = {}
     for row in rows:
-        if row.ok:
-            columns.setdefault(curve_name(row, vary), []).append(row)
-    keys = sorted({key for row in rows if row.ok for key in row.settings} - {"seed"})
+        if row.ok and row.kind != "tuning":
+            columns.setdefault(_shown(row, vary), []).append(row)
+    keys = sorted({key for group in columns.values() for row in group for key in row.settings} - {"seed"})
     lines = []
     for key in keys:
         values = [_values([row.settings for row in group], key) for group in columns.values()]
         if len(set(values)) > 1 or " / " in values[0]:
             lines.append([Cell(key), *(Cell(value) for value in values)])
     return ["Setting", *columns], lines
+
+
+def _shown(row: Row, vary: tuple[str, ...]) -> str:
+    """The name of a row where rows of pre-training and of transfers stand together."""
+    return curve_name(row, vary) + (f", {row.transfer}" if row.transfer else "")
 
 
 def _values(settings: Sequence[Mapping[str, object]], key: str) -> str:
