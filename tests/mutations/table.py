@@ -179,7 +179,7 @@ MUTATIONS = (
         "spendflops/study/labels.py",
         "sorted(set(one) & set(other))",
         "sorted(set(one))[:1] * len(one)",
-        "tests/study/test_labels.py::test_curves_and_paired_gains",
+        "tests/study/test_label_curves.py::test_curves_and_paired_gains",
     ),
     Mutation(
         "a hopeless run goes on",
