@@ -11,12 +11,13 @@ labelled images, where this is its linear probe in closed form.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
+from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
@@ -85,6 +86,12 @@ class LowShot(Evaluator):
         )
         self.primary = "accuracy"
         self.spread = f"{splits} draws of the labelled images" if splits > 1 else ""
+
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+        """Raises a DataError where a class of the bank has fewer than K images, unless that is allowed."""
+        bank, info = opened("bank", ("label",)), data["bank"][0].info
+        labels = np.asarray([bank[index]["label"] for index in range(len(bank))], np.int64)
+        self._check_counts(np.bincount(labels[labels >= 0], minlength=len(info.classes)), info)
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
         """The image at the model's size, and its label."""

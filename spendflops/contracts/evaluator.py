@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from spendflops.contracts.dataset import Dataset
+from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.described import Described
 from spendflops.contracts.registry import API_VERSION
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Sample
@@ -68,6 +68,15 @@ class Evaluator(Described, abc.ABC):
     def supplies(self, data: Mapping[str, tuple[Dataset, str]]) -> Mapping[str, tuple[Dataset, str]]:
         """(data set, split) of roles that are not given, made of those that are: prompts of the names of classes."""
         return {}
+
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+        """Raises a DataError for data that cannot be scored. Called before anything is trained.
+
+        Args:
+            data: Role -> (data set, split).
+            opened: (role, features) -> samples of that role with these features alone.
+        """
+        return None
 
     @abc.abstractmethod
     def step(self, predictions: Mapping[str, Any], batch: Batch, ctx: Context) -> Mapping[str, Any]:

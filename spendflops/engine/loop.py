@@ -127,6 +127,8 @@ def run_recipe(
 def _run(recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[str, str], quiet: bool) -> dict[str, Any]:
     stored = directory.resolved
     built = build(recipe, steps=stored["steps"] if stored else None)
+    if stored is None:
+        evaluate.check_data(built)
     names = [s.label for s in recipe.stages]
     directory.settle(
         {

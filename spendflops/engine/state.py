@@ -243,6 +243,7 @@ def _resampled(resample: Callable[[str, Any], Any], path: str, value: Any) -> An
     owner, _, name = path.partition("/")
     if owner != "backbone":
         return None
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.eval_shape(lambda x: resample(name, x), value)
+    if not hasattr(value, "__array__"):
+        # Shapes alone: of a stage that is planned, or of a file that is not read.
+        return jax.eval_shape(lambda x: resample(name, x), jax.ShapeDtypeStruct(value.shape, value.dtype))
     return resample(name, jnp.asarray(value))

@@ -6,13 +6,17 @@ import json
 
 import pytest
 from enginelib import recipe, stage
+from spendflops_plugins.folder import Folder
+from spendflops_plugins.low_shot import LowShot
 
-from spendflops.contracts.errors import ConfigError, DivergedError, OutOfMemoryError
+from spendflops.contracts.errors import ConfigError, DataError, DivergedError, OutOfMemoryError
 from spendflops.engine import loop
 from spendflops.engine.build import build
 from spendflops.engine.loop import run_recipe
 from spendflops.engine.optim import sgd
 from spendflops.engine.program import translate
+from spendflops.engine.recipe import Evaluation
+from spendflops.testing.samples import KitData
 
 EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\nmany more lines"
 
@@ -60,12 +64,12 @@ def test_functions_without_a_name_of_their_own_are_refused():
         build(recipe(stage(optimizer=sgd(lr=lambda ctx: 0.1))))
 
 
-def test_a_hidden_folder_cannot_fill_a_study_with_other_units():
+def test_several_budgets_of_a_study_are_flops():
     from spendflops.study.grid import Study
 
     with pytest.raises(ConfigError, match="by FLOPs"):
         Study(
-            title="t", question="q", methods={"mae": (stage(),)}, budgets=("5 steps",), evaluations=(_knn(),),
+            title="t", question="q", methods={"mae": (stage(),)}, budgets=("5 steps", "6 steps"), evaluations=(_knn(),),
             primary="knn",
         )  # fmt: skip
 
@@ -74,3 +78,27 @@ def _knn():
     from enginelib import knn
 
     return knn()
+
+
+def few_shots(shots, **changes):
+    roles = {"bank": (KitData(), "train"), "query": (KitData(), "test")}
+    return Evaluation(**{"evaluator": LowShot(shots=shots), "data": roles, "batch_size": 32, **changes})
+
+
+def test_data_of_later_stages_and_of_scores_are_opened_before_anything_is_trained(tmp_path):
+    gone = tmp_path / "photos"
+    (gone / "train" / "a").mkdir(parents=True)
+    (gone / "test").mkdir()
+    (gone / "train" / "a" / "x.jpg").write_bytes(b"never read")
+    photos = Folder(path=str(gone), labels="none")
+    for wanted, words in (
+        (recipe(stage(share=0.5), stage("simclr", share=0.5, dataset=photos, split="test")), "no images"),
+        (recipe(evaluations=(few_shots(1000),)), "fewer than 1000 labelled images"),
+    ):
+        with pytest.raises(DataError, match=words):
+            run_recipe(wanted, tmp_path / words.replace(" ", "-"), quiet=True)
+        assert not (tmp_path / words.replace(" ", "-") / "metrics.jsonl").exists()
+
+
+def test_shots_that_all_classes_have(tmp_path):
+    assert run_recipe(recipe(evaluations=(few_shots(2),)), tmp_path, quiet=True)["scores"][0]["values"]["labelled"] == 8
