@@ -30,14 +30,15 @@ from jaxtyping import Array, Float
 
 from spendflops.contracts.backbone import Backbone
 from spendflops.contracts.errors import ConfigError, DataError, suggest
-from spendflops.contracts.objective import Group, Objective, Views
+from spendflops.contracts.objective import Group, Objective
 from spendflops.contracts.types import Batch, Context, DatasetInfo, Features, InputSpec, Loss, Sample
-from spendflops.parts import closed_form, images
+from spendflops.parts import closed_form
 from spendflops.parts.labels import softmax_cross_entropy
 from spendflops.parts.nn import initialisers
 from spendflops.parts.nn.linear import Linear
 from spendflops.parts.nn.norm import BatchNorm
 from spendflops.parts.nn.pooling import feature_std
+from spendflops.parts.views import CropFlip
 
 
 def _class(features: Features) -> Float[Array, "B D"]:
@@ -71,22 +72,14 @@ NORMS = ("batch", "none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeViews(Views):
-    """One random resized crop, flipped at random, and the label.
+class ProbeViews(CropFlip):
+    """One random resized crop, flipped at random, and the label; options are :class:`CropFlip`'s.
 
     Attributes:
-        scale: Range of the crop's area, as parts of the image's.
-        ratio: Range of width / height of the crop.
         sampler: Distribution of the crops, by origin: "mae" draws once, as MAE's probe does; DINO's is "torchvision".
-        interpolation: Of the resize.
-        flip: Probability of a horizontal flip.
     """
 
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     sampler: str = "mae"
-    interpolation: str = "bicubic"
-    flip: float = 0.5
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -100,16 +93,7 @@ class ProbeViews(Views):
                 why="labels are numbers of classes from 0 on; a probe has no use for an image without one",
                 fix="correct the labels, or leave these images out",
             )
-        image = images.random_resized_crop(
-            sample["image"],
-            rng,
-            size=spec.size,
-            scale=self.scale,
-            ratio=self.ratio,
-            sampler=self.sampler,
-            interpolation=self.interpolation,
-        )
-        return {"image": images.random_flip(image, rng, probability=self.flip), "label": label}
+        return {**super().__call__(sample, rng, spec), "label": label}
 
 
 class LinearProbe(Objective):
