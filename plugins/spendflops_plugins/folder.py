@@ -29,7 +29,7 @@ from spendflops.parts.sources.folder import (
     subfolders,
     verify,
 )
-from spendflops.parts.sources.masks import IGNORED, label_table
+from spendflops.parts.sources.masks import class_values
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 """Folder names that are splits, in the order in which their classes are trusted."""
@@ -212,18 +212,8 @@ class Folder(Dataset):
 
     def _table(self) -> np.ndarray:
         """Stored value -> label."""
-        names, first = self._mask_names, self._first
-        classes = {value: value - first for value in range(first, first + len(names))}
-        ignored = {255, *([0] if first else []), *([] if self._ignore is None else [self._ignore])}
-        wrong = sorted(value for value in ignored if value in classes or not 0 <= value <= 255)
-        if wrong or len(set(names)) < len(names):
-            what = f"the value {wrong[0]} is to be ignored" if wrong else "two pixel classes have one name"
-            raise ConfigError(
-                f"{what}, the {len(names)} classes have the values {first} to {first + len(names) - 1}",
-                why="values are 0 to 255, each a class or ignored",
-                fix="leave names out of mask_classes that are no classes, at the end; correct ignore_label",
-            )
-        return label_table(classes | dict.fromkeys(ignored, IGNORED))
+        names = self._mask_names
+        return class_values(names, zero_is_ignored=bool(self._first), ignore_label=self._ignore)
 
     def _captions_of(self, listing: Listing, prefix: str) -> Sequence[str] | str:
         if self._captions == SIDECAR:

@@ -11,6 +11,7 @@ from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import DatasetInfo
 from spendflops.parts.sources.class_file import read_class_file
+from spendflops.parts.sources.masks import class_values
 from spendflops.parts.sources.parquet import ParquetSource, Tables, find_tables, open_tables
 from spendflops.parts.sources.parquet_schema import Layout, find_layout
 
@@ -33,6 +34,10 @@ class Parquet(Dataset):
         image: The column of the images; "auto" finds it by type and name.
         label: The column of the labels, "auto", or "none". Labels are numbers from 0, -1 or null for none, or names.
         caption: The column of the captions, "auto", or "none".
+        mask: The column of the label maps, 8-bit grey or palette, or "none".
+        mask_classes: Names of the pixel classes in the order of the stored values from 0 on, or a text file.
+        zero_is_ignored: The stored value 0 is ignored, and pixel classes begin at 1 (ADE20K).
+        ignore_label: One more stored value that is ignored, beside 255.
         classes: Names of the classes in label order, how many there are, or a text file with a name a line; by default
             those in the metadata of the tables. Without any, labels cannot be read.
         name: Of the data set; by default the folder's.
@@ -50,6 +55,10 @@ class Parquet(Dataset):
         image: str = "auto",
         label: str = "auto",
         caption: str = "auto",
+        mask: str = "none",
+        mask_classes: Sequence[str] | str = (),
+        zero_is_ignored: bool = False,
+        ignore_label: int | None = None,
         classes: Sequence[str] | int | str | None = None,
         name: str = "",
         licence: str = "unknown",
@@ -62,7 +71,16 @@ class Parquet(Dataset):
             raise ConfigError("parquet has no splits", fix="leave the option out, or write {'train': 'PATTERN'}")
         self._path = os.path.abspath(os.path.expanduser(path))
         self._wanted = None if splits is None else dict(splits)
-        self._columns = {"image": image, "label": label, "caption": caption}
+        self._columns = {"image": image, "label": label, "caption": caption, "mask": mask}
+        self._mask_classes = read_class_file(mask_classes) if isinstance(mask_classes, str) else tuple(mask_classes)
+        if (mask != "none") != bool(self._mask_classes):
+            raise ConfigError(
+                f"parquet has mask={mask!r} and {len(self._mask_classes)} mask_classes",
+                why="values of a label map mean nothing without their names",
+                fix="give both, as mask='annotation', mask_classes=('sky', 'road')",
+            )
+        values = class_values(self._mask_classes, zero_is_ignored=zero_is_ignored, ignore_label=ignore_label)
+        self._mask_values = values
         self._given, self._licence = classes, licence
         folder = self._path if os.path.isdir(self._path) else os.path.dirname(self._path)
         parent, own = os.path.split(folder)
@@ -83,10 +101,13 @@ class Parquet(Dataset):
             features["label"] = "int32"
         if layout.caption is not None:
             features["caption"] = "str"
+        if layout.mask is not None:
+            features["mask"] = "uint8 H W"
         return DatasetInfo(
             name=self._name,
             features=features,
             classes=self._classes if "label" in features else (),
+            mask_classes=self._mask_classes,
             sizes={split: len(tables) for split, tables in self._tables.items()},
             licence=self._licence,
         )
@@ -122,7 +143,13 @@ class Parquet(Dataset):
                     if feature in self._columns
                     else f"use some of {known}",
                 )
-        return ParquetSource(self._tables[split], self._layout, features=features, classes=self.info.classes)
+        return ParquetSource(
+            self._tables[split],
+            self._layout,
+            features=features,
+            classes=self.info.classes,
+            mask_values=self._mask_values,
+        )
 
     @functools.cached_property
     def _files(self) -> dict[str, tuple[str, ...]]:

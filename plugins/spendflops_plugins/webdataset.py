@@ -1,4 +1,4 @@
-"""Any set of tar shards in the webdataset convention: images with captions, with labels, or alone."""
+"""Any set of tar shards in the webdataset convention: images with captions, labels or label maps, or alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import DatasetInfo
 from spendflops.parts.sources.class_file import read_class_file
 from spendflops.parts.sources.folder import subfolders
+from spendflops.parts.sources.masks import class_values
 from spendflops.parts.sources.published import check_features
 from spendflops.parts.sources.shard_paths import find_shards
 from spendflops.parts.sources.shard_tables import open_table, stamp_of
@@ -40,8 +41,12 @@ class WebDataset(Dataset):
         caption: ``txt``, or ``json:FIELD``.
         label: ``cls``, or ``json:FIELD``: the number of the class, from 0.
         classes: Their names in label order, how many there are, or a text file with a name a line.
-        incomplete: ``fail`` when a sample without its image, caption or label is read, or ``drop`` it; what is dropped
-            is counted in ``source.dropped``.
+        mask_classes: Names of the pixel classes in the order of the values of ``KEY.mask.png`` (or ``KEY.seg.png``)
+            from 0 on, or a text file; without them masks are not read.
+        zero_is_ignored: The stored value 0 is ignored, and pixel classes begin at 1 (ADE20K).
+        ignore_label: One more stored value that is ignored, beside 255.
+        incomplete: ``fail`` when a sample without its image, caption, label or mask is read, or ``drop`` it; what is
+            dropped is counted in ``source.dropped``.
         name: Of the data set; by default the folder's, with its parent's where it is called like a split.
         licence: Of the images.
 
@@ -57,6 +62,9 @@ class WebDataset(Dataset):
         caption: str | None = None,
         label: str | None = None,
         classes: Sequence[str] | int | str | None = None,
+        mask_classes: Sequence[str] | str = (),
+        zero_is_ignored: bool = False,
+        ignore_label: int | None = None,
         incomplete: str = "fail",
         name: str = "",
         licence: str = "unknown",
@@ -83,6 +91,11 @@ class WebDataset(Dataset):
             raise ConfigError("webdataset has an empty list of paths", fix="give a folder, a pattern or a list")
         self._wanted, self._caption, self._label = None if splits is None else dict(splits), caption, label
         self._given, self._incomplete, self._licence = classes, incomplete, licence
+        self._mask_classes = read_class_file(mask_classes) if isinstance(mask_classes, str) else tuple(mask_classes)
+        if (zero_is_ignored or ignore_label is not None) and not self._mask_classes:
+            raise ConfigError("webdataset has values of masks to ignore and no mask_classes", fix="name the classes")
+        values = class_values(self._mask_classes, zero_is_ignored=zero_is_ignored, ignore_label=ignore_label)
+        self._mask_values = values
         folder = self._paths[0] if os.path.isdir(self._paths[0]) else os.path.dirname(self._paths[0])
         parent, own = os.path.split(folder)
         self._name = name or (f"{os.path.basename(parent)}/{own}" if own in SPLITS else own)
@@ -97,7 +110,14 @@ class WebDataset(Dataset):
         caption, label = self._found
         features = {"image": "uint8 H W C"} | ({"caption": "str"} if caption else {})
         features |= {"label": "int32"} if label and self._given is not None else {}
-        return DatasetInfo(name=self._name, features=features, classes=self._classes, licence=self._licence)
+        features |= {"mask": "uint8 H W"} if self._mask_classes else {}
+        return DatasetInfo(
+            name=self._name,
+            features=features,
+            classes=self._classes,
+            mask_classes=self._mask_classes,
+            licence=self._licence,
+        )
 
     def source(self, split: str, *, features: tuple[str, ...] = ("image",)) -> ShardSource:
         """Samples of ``split``.
@@ -128,6 +148,7 @@ class WebDataset(Dataset):
             caption=self._caption or "txt",
             label=self._label or "cls",
             classes=len(self.info.classes) or None,
+            mask_values=self._mask_values,
             incomplete=self._incomplete,
             name=f"{self._name}:{split}",
         )

@@ -178,3 +178,27 @@ def test_notes_of_other_writers_are_ignored(tmp_path, notes):
 def test_a_missing_path(tmp_path):
     refuses(lambda: Parquet(path=str(tmp_path / "no")).info, "there is no table")
     refuses(lambda: Parquet(path=str(tmp_path)).info, "has no tables")
+
+
+def test_masks(tmp_path):
+    def png(i):
+        buffer = io.BytesIO()
+        values = np.full((16, 20), i, np.uint8)
+        values[0, 0] = 11
+        PIL.Image.fromarray(values).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    hub(tmp_path / "train-00000-of-00001.parquet", rows=3, annotation=pa.array([png(i) for i in range(3)]))
+    names = ("sky", "road", "car")
+    data = Parquet(path=str(tmp_path), mask="annotation", mask_classes=names, ignore_label=11)
+    assert data.info.mask_classes == names and data.info.features["mask"] == "uint8 H W"
+    mask = data.source("train", features=("image", "mask"))[2]["mask"].decode_mask()
+    assert mask[0, 0] == 255 and (np.delete(mask.ravel(), 0) == 2).all()
+    assert "mask" not in Parquet(path=str(tmp_path), image="image").info.features
+    few = Parquet(path=str(tmp_path), mask="annotation", mask_classes=names[:2], ignore_label=11)
+    with pytest.raises(DataError, match="has the value 2"):
+        few.source("train", features=("mask",))[2]["mask"].decode_mask()
+    for wrong in ({"mask": "annotation"}, {"mask_classes": names}):
+        with pytest.raises(ConfigError, match="give both"):
+            Parquet(path=str(tmp_path), **wrong)
+    refuses(lambda: Parquet(path=str(tmp_path), mask="label", mask_classes=names).info, "label")

@@ -5,11 +5,12 @@ import pickle
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from spendflops_plugins.webdataset import WebDataset
 
 import spendflops.testing
-from spendflops.contracts.errors import ConfigError
+from spendflops.contracts.errors import ConfigError, DataError
 from tests.parts.pictures import encode, smooth
 from tests.parts.shardlib import pack, refuses
 
@@ -208,3 +209,45 @@ def test_unknown_features_and_policies(pairs):
     refuses(lambda: data.source("train", features=("label",)), "no feature 'label'", error=ConfigError)
     odd = WebDataset(path=str(pairs), incomplete="skip")
     refuses(lambda: odd.source("train"), "unknown incomplete", error=ConfigError)
+
+
+def mapped(count, ending="mask.png", size=(16, 20)):
+    for i in range(count):
+        values = np.full(size, i % 3, np.uint8)
+        values[0, 0] = 11
+        yield f"{i:06d}.jpg", encode(smooth(16, 20, i))
+        yield f"{i:06d}.{ending}", encode(values, "PNG", "L")
+
+
+@pytest.mark.parametrize("ending", ["mask.png", "seg.png"])
+def test_masks(tmp_path, ending):
+    pack(tmp_path / "0.tar", mapped(4, ending))
+    data = WebDataset(path=str(tmp_path), mask_classes=("sky", "road", "car"), ignore_label=11)
+    assert data.info.mask_classes == ("sky", "road", "car") and "mask" in data.info.features
+    source = data.source("train", features=("mask", "image"))
+    mask = source[2]["mask"].decode_mask()
+    assert mask[0, 0] == 255 and (np.delete(mask.ravel(), 0) == 2).all()
+    shifted = WebDataset(path=str(tmp_path), mask_classes=("road", "car"), zero_is_ignored=True, ignore_label=11)
+    assert shifted.source("train", features=("mask",))[0]["mask"].decode_mask()[1, 1] == 255
+    # Without names they are no feature, and what is asked for must be there.
+    assert "mask" not in WebDataset(path=str(tmp_path)).info.features
+    with pytest.raises(ConfigError, match="no mask_classes"):
+        WebDataset(path=str(tmp_path), ignore_label=11)
+    with pytest.raises(ConfigError, match="one name"):
+        WebDataset(path=str(tmp_path), mask_classes=("sky", "sky"))
+    few = WebDataset(path=str(tmp_path), mask_classes=("sky", "road"), ignore_label=11)
+    with pytest.raises(DataError, match="has the value 2"):
+        few.source("train", features=("mask",))[2]["mask"].decode_mask()
+
+
+def test_a_mask_of_another_size_and_a_sample_without_one(tmp_path):
+    pack(tmp_path / "0.tar", [*mapped(1, size=(8, 8)), ("x.jpg", encode(smooth(16, 20, 9)))])
+    source = WebDataset(path=str(tmp_path), mask_classes=("a",) * 1, ignore_label=11).source(
+        "train", features=("mask",)
+    )
+    with pytest.raises(DataError, match="8 x 8"):
+        source[0]["mask"].decode_mask()
+    with pytest.raises(DataError, match="has no mask"):
+        source[1]
+    left = WebDataset(path=str(tmp_path), mask_classes=("a",), ignore_label=11, incomplete="drop")
+    assert len(left.source("train", features=("image", "mask"))) == 1 and len(left.source("train")) == 2

@@ -31,6 +31,33 @@ def label_table(labels: Mapping[int, int]) -> Int16[np.ndarray, " values"]:
     return table
 
 
+def class_values(
+    names: Sequence[str], *, zero_is_ignored: bool = False, ignore_label: int | None = None
+) -> Int16[np.ndarray, " values"]:
+    """Stored value -> label, of maps that store the classes ``names`` from 0 on.
+
+    Args:
+        names: In the order of the values.
+        zero_is_ignored: The value 0 is ignored, and classes begin at 1.
+        ignore_label: One more value that is ignored, beside 255.
+
+    Raises:
+        ConfigError: A value that is both, two classes of one name, more values than there are.
+    """
+    first = int(zero_is_ignored)
+    classes = {value: value - first for value in range(first, first + len(names))}
+    ignored = {255, *([0] if first else []), *([] if ignore_label is None else [ignore_label])}
+    wrong = sorted(value for value in ignored if value in classes or not 0 <= value <= 255)
+    if wrong or len(set(names)) < len(names):
+        what = f"the value {wrong[0]} is to be ignored" if wrong else "two pixel classes have one name"
+        raise ConfigError(
+            f"{what}, the {len(names)} classes have the values {first} to {first + len(names) - 1}",
+            why="values are 0 to 255, each a class or ignored",
+            fix="leave names out of mask_classes that are no classes, at the end; correct ignore_label",
+        )
+    return label_table(classes | dict.fromkeys(ignored, IGNORED))
+
+
 class StoredMask:
     """A label map in a file, whose values become labels when it is decoded.
 

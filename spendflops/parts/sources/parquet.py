@@ -28,6 +28,7 @@ from jaxtyping import Int64
 from spendflops.contracts.errors import DataError, suggest
 from spendflops.contracts.types import Sample
 from spendflops.parts.images import EncodedImage
+from spendflops.parts.sources.masks import VALUES, StoredMask
 from spendflops.parts.sources.parquet_schema import AGAIN, Layout, check_columns, pyarrow, read_footer
 
 if TYPE_CHECKING:
@@ -170,10 +171,20 @@ class ParquetSource:
         layout: The same.
         features: What to read; only these columns are.
         classes: Names of the classes, in label order.
+        mask_values: What the values of label maps mean, from :func:`~spendflops.parts.sources.masks.label_table`.
     """
 
-    def __init__(self, tables: Tables, layout: Layout, *, features: Sequence[str], classes: Sequence[str] = ()):
+    def __init__(
+        self,
+        tables: Tables,
+        layout: Layout,
+        *,
+        features: Sequence[str],
+        classes: Sequence[str] = (),
+        mask_values: np.ndarray = VALUES,
+    ):
         self.tables, self.layout, self.features, self.classes = tables, layout, tuple(features), tuple(classes)
+        self._mask_values = mask_values
         self._numbers = {name: number for number, name in enumerate(self.classes)}
 
     def __len__(self) -> int:
@@ -199,6 +210,8 @@ class ParquetSource:
             except (ValueError, IndexError) as error:
                 raise DataError(f"{place}: column {column!r} cannot be read", why=str(error), fix=AGAIN) from error
             sample[feature] = getattr(self, f"_{feature}")(value, place)
+        if "mask" in sample:
+            sample["mask"] = StoredMask(sample["mask"], self._mask_values, image=sample.get("image"))
         return sample
 
     def __repr__(self) -> str:
@@ -216,6 +229,9 @@ class ParquetSource:
                 fix="write the table again with the images in it, and without rows that have none",
             )
         return EncodedImage(data, name=f"{place} ({path})" if path else place)
+
+    def _mask(self, value: Any, place: str) -> EncodedImage:
+        return self._image(value, f"{place} (mask)")
 
     def _label(self, value: Any, place: str) -> int:
         number = self._numbers.get(value, value) if isinstance(value, str) else -1 if value is None else value

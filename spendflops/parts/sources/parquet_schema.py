@@ -27,6 +27,7 @@ class Layout:
         image: A struct with ``bytes``, or binary.
         label: Integers or names; None for none.
         caption: Texts; None for none.
+        mask: Label maps, as ``image``; None for none.
         classes: Names of the classes, where the schema has them.
         downloads: Whether the table is img2dataset's, with a row for every address.
     """
@@ -34,6 +35,7 @@ class Layout:
     image: str
     label: str | None
     caption: str | None
+    mask: str | None
     classes: tuple[str, ...]
     downloads: bool
 
@@ -55,7 +57,9 @@ def pyarrow() -> Any:
     return pyarrow
 
 
-def find_layout(path: str, *, image: str = "auto", label: str = "auto", caption: str = "auto") -> Layout:
+def find_layout(
+    path: str, *, image: str = "auto", label: str = "auto", caption: str = "auto", mask: str = "none"
+) -> Layout:
     """Which columns of a table hold what.
 
     Args:
@@ -63,6 +67,7 @@ def find_layout(path: str, *, image: str = "auto", label: str = "auto", caption:
         image: A column; "auto" finds it by type and by name.
         label: A column, "auto", or "none".
         caption: A column, "auto", or "none".
+        mask: A column, or "none".
 
     Raises:
         DataError: Unreadable, a column that is not there or not of such a type, no image.
@@ -75,13 +80,14 @@ def find_layout(path: str, *, image: str = "auto", label: str = "auto", caption:
             ("image", image, _is_image),
             ("label", label, _is_label),
             ("caption", caption, _is_text),
+            ("mask", mask, _is_image),
         )
         if name != "auto" and (name != "none" or what == "image")
     }
     known = _hugging_face(schema)
     if "image" not in named:
-        found = [c for c in known["Image"] if _is_image(schema.field(c).type)]
-        found = found or [field.name for field in schema if _is_struct(field.type)]
+        found = [c for c in known["Image"] if _is_image(schema.field(c).type) and c != mask]
+        found = found or [field.name for field in schema if _is_struct(field.type) and field.name != mask]
         found = found or [c for c in IMAGES if c in schema.names and _is_image(schema.field(c).type)][:1]
         named["image"] = _only(path, schema, found, "image")
     if "label" not in named:
@@ -91,6 +97,7 @@ def find_layout(path: str, *, image: str = "auto", label: str = "auto", caption:
     if "caption" not in named:
         found = [c for c in CAPTIONS if c in schema.names and _is_text(schema.field(c).type)]
         named["caption"] = found[0] if found and caption == "auto" else None
+    named.setdefault("mask", None)
     return Layout(
         **named,
         classes=known["ClassLabel"].get(named["label"] or "", ()),
@@ -100,7 +107,7 @@ def find_layout(path: str, *, image: str = "auto", label: str = "auto", caption:
 
 def check_columns(path: str, schema: pa.Schema, layout: Layout) -> None:
     """Raises a DataError where a table does not have the columns of ``layout``, or other classes."""
-    for what, fits in (("image", _is_image), ("label", _is_label), ("caption", _is_text)):
+    for what, fits in (("image", _is_image), ("label", _is_label), ("caption", _is_text), ("mask", _is_image)):
         if (column := getattr(layout, what)) is not None:
             _column(path, schema, column, what, fits)
     if layout.downloads:

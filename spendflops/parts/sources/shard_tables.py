@@ -3,7 +3,7 @@
 The convention is webdataset's: members with the same key, the path up to the first dot of the base name, are one
 sample. The table of ``X.tar`` is written beside it as ``X.tar.samples.npz``, or, where that folder cannot be written,
 into the user's cache, and holds the size and the time of the tar like its index does. A process keeps the tables that
-it used last, up to :data:`TABLE_BYTES`: a sample takes 72 bytes and its key. Shards that are folders
+it used last, up to :data:`TABLE_BYTES`: a sample takes 88 bytes and its key. Shards that are folders
 (``00000/KEY.jpg``) are listed instead, and nothing is stored.
 """
 
@@ -25,12 +25,12 @@ from spendflops.contracts.errors import DataError
 from spendflops.parts.sources.stored import places, store
 from spendflops.parts.sources.tar import FILES, open_index
 
-VERSION = 1
-FIELDS = ("image", "caption", "json", "label")
-EXTENSIONS = {"jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "txt": 1, "json": 2, "cls": 3}
+VERSION = 2
+FIELDS = ("image", "caption", "json", "label", "mask")
+EXTENSIONS = {"jpg": 0, "jpeg": 0, "png": 0, "webp": 0, "txt": 1, "json": 2, "cls": 3, "mask.png": 4, "seg.png": 4}
 """Extension in lower case -> number of the field. Members with others belong to no field and are never read."""
 TABLE_BYTES = 128 << 20
-"""What the tables that a process keeps in memory may take: 1.5 million samples of img2dataset."""
+"""What the tables that a process keeps in memory may take: 1.2 million samples of img2dataset."""
 
 Stamp = tuple[int, ...]
 
@@ -51,7 +51,7 @@ class Table:
 
     path: str
     stamp: Stamp
-    rows: Int64[np.ndarray, "samples 4 2"]
+    rows: Int64[np.ndarray, "samples 5 2"]
     letters: UInt8[np.ndarray, " letters"]
     ends: Int64[np.ndarray, " samples"]
     names: tuple[str, ...] | None = None
@@ -108,7 +108,7 @@ class Table:
         offset = int(known.min()) if len(known) else _first_offset(self.path, self.key(row))
         return f"{self.path}:{self.key(row)} (offset {offset})"
 
-    def counts(self) -> Int64[np.ndarray, " 16"]:
+    def counts(self) -> Int64[np.ndarray, " 32"]:
         """How many samples have which fields: bit ``f`` of the position says that ``FIELDS[f]`` is there."""
         present = (self.rows[:, :, 0] >= 0) @ (1 << np.arange(len(FIELDS)))
         return np.bincount(present, minlength=1 << len(FIELDS)).astype(np.int64)
@@ -119,7 +119,7 @@ class Table:
         return np.flatnonzero((self.rows[:, wanted, 0] >= 0).all(axis=1)).astype(np.int32)
 
 
-def group(path: str, names: Sequence[str]) -> tuple[list[str], Int64[np.ndarray, "samples 4"]]:
+def group(path: str, names: Sequence[str]) -> tuple[list[str], Int64[np.ndarray, "samples 5"]]:
     """Keys in the order in which they first appear, and the member of each field, -1 where there is none.
 
     Members of a sample need not be adjacent. Hidden files and names without a dot belong to no sample.

@@ -4,7 +4,7 @@ The order is that of the shards' names, then that of the keys in each shard. Ope
 threads: the first time its headers are read and its table is stored, see
 :mod:`~spendflops.parts.sources.shard_tables`; later this costs one small file a shard. In memory stays one number a
 shard; tables come and go. ``KEY.jpg|jpeg|png|webp`` is the image, ``KEY.txt`` the caption, ``KEY.json`` metadata,
-``KEY.cls`` the label; members with other extensions (``KEY.mask.png``) are not read.
+``KEY.cls`` the label, ``KEY.mask.png`` or ``KEY.seg.png`` the label map; members with other extensions are not read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import Sample
 from spendflops.parts.images import EncodedImage
 from spendflops.parts.sources import shard_tables
+from spendflops.parts.sources.masks import VALUES, StoredMask
 from spendflops.parts.sources.published import check_features
 from spendflops.parts.sources.shard_tables import FIELDS, Stamp, Table
 
-IMAGE, CAPTION, JSON, LABEL = range(len(FIELDS))
+IMAGE, CAPTION, JSON, LABEL, MASK = range(len(FIELDS))
 INCOMPLETE = ("fail", "drop")
 
 
@@ -63,10 +64,12 @@ class ShardSource:
     Args:
         shards: Tars, or folders of files, in the order that is wanted; see
             :func:`~spendflops.parts.sources.shard_paths.find_shards`.
-        features: Some of ``image``, ``caption`` (str), ``label`` (int) and ``json`` (dict).
+        features: Some of ``image``, ``caption`` (str), ``label`` (int), ``json`` (dict) and ``mask``
+            (:class:`~spendflops.parts.sources.masks.StoredMask`).
         caption: ``txt``, or ``json:FIELD`` for a field of the metadata, in which null is an empty caption.
         label: ``cls``, or ``json:FIELD``: an integer.
         classes: Labels are -1 or below it; None is any.
+        mask_values: What the values of label maps mean, from :func:`~spendflops.parts.sources.masks.label_table`.
         incomplete: ``fail`` when such a sample is read, or ``drop`` it.
         filter: Which samples are taken.
         published: How many there should be, for ``repr``.
@@ -92,6 +95,7 @@ class ShardSource:
         caption: str = "txt",
         label: str = "cls",
         classes: int | None = None,
+        mask_values: np.ndarray = VALUES,
         incomplete: str = "fail",
         filter: Filter | None = None,
         published: int | None = None,
@@ -99,14 +103,15 @@ class ShardSource:
         progress: Callable[[int, int], None] | None = None,
         name: str = "shards",
     ):
-        check_features(name, features, ("image", "caption", "label", "json"))
+        check_features(name, features, ("image", "caption", "label", "json", "mask"))
         if incomplete not in INCOMPLETE:
             near = suggest(incomplete, INCOMPLETE)
             raise ConfigError(f"unknown incomplete {incomplete!r}{near}", fix=f"use one of {list(INCOMPLETE)}")
         self.name, self.features, self.published = name, tuple(features), published
         self._caption, self._label = member(caption, "caption", "txt"), member(label, "label", "cls")
         self._classes, self._drop, self._filter = classes, incomplete == "drop", filter
-        fields = {"image": IMAGE, "caption": self._caption[0], "label": self._label[0], "json": JSON}
+        self._mask_values = mask_values
+        fields = {"image": IMAGE, "caption": self._caption[0], "label": self._label[0], "json": JSON, "mask": MASK}
         needs = filter.needs if filter is not None else ()
         self._needed = tuple(sorted({IMAGE, *(fields[f] for f in features), *(FIELDS.index(f) for f in needs)}))
         self._bits = sum(1 << field for field in self._needed)
@@ -155,8 +160,10 @@ class ShardSource:
         sample: dict[str, Any] = {}
         for feature in self.features:
             if feature == "image":
-                data = table.file(row, IMAGE) or table.read(row, IMAGE)
-                sample["image"] = EncodedImage(data, name=table.place(row, IMAGE))
+                sample["image"] = _encoded(table, row, IMAGE)
+            elif feature == "mask":
+                image = sample.get("image") or _encoded(table, row, IMAGE)
+                sample["mask"] = StoredMask(_encoded(table, row, MASK), self._mask_values, image=image)
             elif feature == "caption":
                 key = self._caption[1]
                 sample["caption"] = read_text(table, row) if key is None else text_field(metadata(), key, table, row)
@@ -249,6 +256,10 @@ class ShardSource:
                 fix="correct the label, or the number of classes",
             )
         return value
+
+
+def _encoded(table: Table, row: int, field: int) -> EncodedImage:
+    return EncodedImage(table.file(row, field) or table.read(row, field), name=table.place(row, field))
 
 
 def member(text: str, feature: str, plain: str) -> tuple[int, str | None]:

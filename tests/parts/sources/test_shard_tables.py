@@ -55,7 +55,7 @@ def test_a_shard_that_changes_while_it_is_read(folder):
 def test_memory_is_bounded_and_forgets_the_oldest(folder, monkeypatch):
     data = source(folder, "caption")
     size = data.locate(0)[0].nbytes
-    assert size == 3 * (72 + len("000000000"))
+    assert size == 3 * (88 + len("000000000"))
     memory = shard_tables._Memory()
     monkeypatch.setattr(shard_tables, "MEMORY", memory)
     monkeypatch.setattr(shard_tables, "TABLE_BYTES", 2 * size)
