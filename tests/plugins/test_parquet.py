@@ -181,9 +181,9 @@ def test_a_missing_path(tmp_path):
 
 
 def test_masks(tmp_path):
-    def png(i):
+    def png(i, size=(16, 20)):
         buffer = io.BytesIO()
-        values = np.full((16, 20), i, np.uint8)
+        values = np.full(size, i, np.uint8)
         values[0, 0] = 11
         PIL.Image.fromarray(values).save(buffer, "PNG")
         return {"bytes": buffer.getvalue(), "path": None}
@@ -202,3 +202,7 @@ def test_masks(tmp_path):
         with pytest.raises(ConfigError, match="give both"):
             Parquet(path=str(tmp_path), **wrong)
     refuses(lambda: Parquet(path=str(tmp_path), mask="label", mask_classes=names).info, "label")
+    other = tmp_path / "other"
+    hub(other / "train-00000-of-00001.parquet", rows=1, annotation=pa.array([png(0, (8, 8))]))
+    small = Parquet(path=str(other), mask="annotation", mask_classes=names, ignore_label=11)
+    refuses(lambda: small.source("train", features=("image", "mask"))[0]["mask"].decode_mask(), "8 x 8")
