@@ -198,9 +198,12 @@ class Segmentation(Objective):
         count, *size, _ = batch["image"].shape
         grid = tuple(side // stride for side, stride in zip(size, self.backbone.stride, strict=True))
         upsampling = closed_form.resize(grid, tuple(batch["mask"].shape[1:]), self.head.classifier.kernel.shape[-1])
-        return self.backbone.flops(tuple(size), train=True, images=count) + count * (
-            3 * self.head.flops(grid) + 2 * upsampling
-        )
+        head = 3 * self.head.flops(grid)
+        if self.frozen and self.head.norm is None:
+            # Nobody asks for the gradient of what the first layer sees.
+            head -= self.head.first_flops(grid)
+        trunk = self.backbone.flops(tuple(size), train=not self.frozen, images=count)
+        return trunk + count * (head + 2 * upsampling)
 
     def _features(self, batch: Batch, ctx: Context) -> Features:
         ctx = dataclasses.replace(ctx, train=False) if self.frozen else ctx
@@ -244,5 +247,12 @@ class FCNHead(nnx.Module):
 
     def flops(self, grid: tuple[int, int]) -> int:
         """Of one image, forward."""
-        convs = (closed_form.convolution(grid, *conv.kernel.shape[2:], kernel=3)[0] for conv in self.convs)
-        return sum(convs) + closed_form.linear(grid[0] * grid[1], *self.classifier.kernel.shape)
+        return sum(self._layers(grid))
+
+    def first_flops(self, grid: tuple[int, int]) -> int:
+        """Of the first layer alone."""
+        return self._layers(grid)[0]
+
+    def _layers(self, grid: tuple[int, int]) -> list[int]:
+        convs = [closed_form.convolution(grid, *conv.kernel.shape[2:], kernel=3)[0] for conv in self.convs]
+        return [*convs, closed_form.linear(grid[0] * grid[1], *self.classifier.kernel.shape)]

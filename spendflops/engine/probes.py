@@ -19,6 +19,7 @@ from spendflops.engine import accounting, evaluate
 from spendflops.engine.build import Built, Prediction
 from spendflops.engine.metrics import MetricsLog
 from spendflops.engine.recipe import Probe
+from spendflops.engine.rundir import write_atomically
 from spendflops.engine.state import Tree, transferred
 
 FILE = "probes.jsonl"
@@ -38,6 +39,7 @@ class Probes:
         self._built, self._index, self._ledger, self._log = built, index, ledger, log
         self._stage, steps = built.recipe.stages[index], built.steps[index]
         self._path = folder / FILE
+        _mend(self._path)
         self._due: dict[int, list[tuple[int, Probe, tuple[Prediction, ...]]]] = {}
         for probe, predictions in zip(built.recipe.probes, built.probes, strict=True):
             if predictions[0].stage == self._stage.label:
@@ -103,10 +105,12 @@ class Probes:
 
 def read(folder: Path) -> list[Mapping[str, Any]]:
     """The rows of a run; a half-written last line, of a killed process, is no row."""
-    path, rows = folder / FILE, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    raw = (folder / FILE).read_bytes() if (folder / FILE).exists() else b""
+    return [json.loads(line) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
+
+
+def _mend(path: Path) -> None:
+    """Cuts a half-written last line off: the next row would be lost behind it."""
+    raw = path.read_bytes() if path.exists() else b""
+    if not raw.endswith(b"\n") and raw:
+        write_atomically(path, raw[: raw.rfind(b"\n") + 1].decode())

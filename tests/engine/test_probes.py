@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 )
 def test_when_a_probe_is_due(every, steps, wanted):
     found = Probe(evaluation=knn(), every=every).steps(steps)
-    assert set(found) <= set(range(1, steps)) and (found == wanted or every == 0.1)
+    assert found == wanted
 
 
 @pytest.mark.parametrize("bad", [{"every": 0.0}, {"every": 1.0}, {"after": 1.5}])
@@ -86,14 +86,14 @@ def test_after_a_kill_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path
     monkeypatch.setattr(evaluate, "score", killed)
     with pytest.raises(KeyboardInterrupt):
         run_recipe(probed(), tmp_path / "run", quiet=True)
+    # The kill may have come in the middle of a line: the row after it must not be lost behind it.
+    with open(tmp_path / "run" / "probes.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"stage": "ma')
     again = run_recipe(probed(), tmp_path / "run", quiet=True)
     assert again["probes"] == result["probes"] and again["scores"] == result["scores"]
     assert productive(tmp_path / "run") == productive(folder)
-    # What was scored twice is wasted, once; the half-written line of a kill is no row.
+    # What was scored twice is wasted, once.
     assert again["flops"]["wasted"] > 0
-    with open(tmp_path / "run" / "probes.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"stage": "ma')
-    assert len(run_recipe(probed(), tmp_path / "run", quiet=True)["probes"]) == 3
 
 
 @pytest.mark.parametrize(("bounds", "words"), [({"at_least": 2.0}, "at least 2"), ({"at_most": -1.0}, "at most -1")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 from purelib import INFO, apply, batch_of, context, count, flatten, loss_of, made, objective, sample, tiny
 from spendflops_plugins.resnet import ResNet
 from spendflops_plugins.segmentation import FCNHead, Segmentation, SegmentationViews
+from spendflops_plugins.vit import ViT
 
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
@@ -305,3 +307,15 @@ def test_what_couples_a_batch():
     assert objective(Segmentation, channels=8, norm="none", normalise_by="all", frozen=True).groups[0].train is False
     with pytest.raises(ConfigError, match="concat"):
         objective(Segmentation, convs=0, concat=True)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [{"convs": 0, "norm": "none"}, {"convs": 0}, {"convs": 1, "norm": "none"}, {"convs": 2}, {"concat": True}],
+    ids=str,
+)
+def test_the_closed_form_is_that_of_what_is_trained(options, frozen):
+    vit = functools.partial(ViT, image_size=32, patch_size=8, dim=16, depth=1, heads=2)
+    train = build_stage(dataclasses.replace(stage(frozen, **options), backbone=vit)).train
+    assert train.closed_form == train.cost().total
