@@ -17,7 +17,7 @@ import numpy as np
 from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import DatasetInfo, Sample
-from spendflops.parts.splits import Subset, parse_split, select
+from spendflops.parts.splits import Subset, image_digests, parse_split, select
 
 REASONS = ("classes", "min_side", "max_aspect", "min_words", "max_words", "exclude")
 """Rules in the order in which they are asked: an example is counted for the first that leaves it out."""
@@ -143,9 +143,7 @@ class Filtered(Dataset):
         if self._exclude is None:
             return frozenset()
         wanted = parse_split(self._exclude_split)
-        source = select(self._exclude.source(wanted.name, features=("image",)), wanted)
-        with concurrent.futures.ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-            return frozenset(pool.map(lambda index: source[index]["image"].digest(), range(len(source))))
+        return image_digests(select(self._exclude.source(wanted.name, features=("image",)), wanted))
 
     def _verdict(self, sample: Sample, known: frozenset[str]) -> str:
         """The first rule that leaves an example out, or nothing."""

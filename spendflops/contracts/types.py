@@ -136,7 +136,7 @@ class InputSpec:
         mean, std: Of the normalisation that the backbone does itself (hosts deliver uint8), on the scale 0..1.
         tokenizer: Name of the text tokenizer, for objectives with text.
         classes: Names of the classes of the data, for views that make captions from labels.
-        label_names: Names of the values of the feature ``labels``.
+        label_names: Names of the values of the feature ``labels``, where these are others.
     """
 
     size: tuple[int, int]

@@ -144,12 +144,11 @@ def _build_stage(stage: Stage) -> BuiltStage:
 def input_spec(objective: Objective, info: DatasetInfo) -> InputSpec:
     """What the views of an objective are told: the backbone's images, the tokenizer, the names of the classes."""
     tokenizer = getattr(objective, "tokenizer", None)
-    classes = tuple(info.class_names or info.classes)
     return dataclasses.replace(
         objective.backbone.spec,
         tokenizer=tokenizer,
-        classes=classes,
-        label_names=tuple(info.label_names) or classes,
+        classes=tuple(info.class_names or info.classes),
+        label_names=tuple(info.label_names),
     )
 
 

@@ -95,16 +95,8 @@ def check_data(built: Built) -> None:
             raise errors.DataError(f"{dataset.info.name}:{split} is empty", why=f"{who} reads it", fix="another split")
     probed = (probe.evaluation for probe in built.recipe.probes)
     for evaluation in (*built.recipe.evaluations, *probed):
-        evaluation.evaluator.check(evaluation.data, _Opened(evaluation))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Opened:
-    evaluation: Evaluation
-
-    def __call__(self, role: str, features: tuple[str, ...]) -> Source:
-        dataset, split = self.evaluation.data[role]
-        return open_source(dataset, split, features)
+        data = evaluation.data
+        evaluation.evaluator.check(data, lambda role, features, data=data: open_source(*data[role], features))
 
 
 def protocol(built: Built, evaluation: Evaluation) -> str:

@@ -244,10 +244,10 @@ def _train(
     step_fn = built.train.compile()
     flops = built.train.cost().total
     shown = run.log.stage(stage.label, steps=steps, flops_per_step=flops, examples_per_step=stage.batch_size)
+    folder = run.directory.path
+    take = probes.Probes(run.built, index, folder=folder, ledger=run.ledger, log=run.log, shown=shown)
     earlier = zip(run.built.stages[:index], run.built.steps[:index], strict=True)
     spent_before = sum(b.train.cost().total * n for b, n in earlier)
-    folder = run.directory.path
-    take = probes.Probes(run.built, index, folder=folder, ledger=run.ledger, log=run.log)
     started, metrics = time.perf_counter() - seconds, None
     with batches.read(first, steps) as reader:
         for step in range(first, steps):

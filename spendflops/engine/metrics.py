@@ -119,6 +119,15 @@ class StageLog:
         self._begun = time.perf_counter()
         self._advised = False
 
+    def aside(self, step: int, values: dict[str, float], *, flops: int) -> None:
+        """Writes values that are not of the training itself, such as a probe's; arguments as :meth:`row`'s."""
+        self._log.write({**self._head(step, flops, time.perf_counter()), **values})
+
+    def _head(self, step: int, flops: int, now: float) -> dict[str, Any]:
+        """What every row carries."""
+        seconds, examples = now - self._begun, step * self._examples
+        return {"stage": self._name, "step": step, "examples": examples, "flops": flops, "seconds": seconds}
+
     def row(self, step: int, metrics: dict[str, float], *, flops: int) -> None:
         """Writes and shows a row.
 
@@ -132,11 +141,7 @@ class StageLog:
         seconds = max(now - then, 1e-9)
         done = step - (before if before is not None else step - 1)
         row = {
-            "stage": self._name,
-            "step": step,
-            "examples": step * self._examples,
-            "flops": flops,
-            "seconds": now - self._begun,
+            **self._head(step, flops, now),
             "examples_per_second": done * self._examples / seconds,
             "flops_per_second": done * self._flops / seconds,
             "data_wait": (self.waited - waited) / seconds,

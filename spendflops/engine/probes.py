@@ -17,7 +17,7 @@ from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.contracts import errors
 from spendflops.engine import accounting, evaluate
 from spendflops.engine.build import Built, Prediction
-from spendflops.engine.metrics import MetricsLog
+from spendflops.engine.metrics import MetricsLog, StageLog
 from spendflops.engine.recipe import Probe
 from spendflops.engine.rundir import write_atomically
 from spendflops.engine.state import Tree, transferred
@@ -33,10 +33,13 @@ class Probes:
         index: Which stage.
         folder: The run directory.
         ledger, log: Of the run.
+        shown: Of the stage.
     """
 
-    def __init__(self, built: Built, index: int, *, folder: Path, ledger: Ledger, log: MetricsLog):
-        self._built, self._index, self._ledger, self._log = built, index, ledger, log
+    def __init__(
+        self, built: Built, index: int, *, folder: Path, ledger: Ledger, log: MetricsLog, shown: StageLog
+    ):  # fmt: skip
+        self._built, self._index, self._ledger, self._log, self._shown = built, index, ledger, log, shown
         self._stage, steps = built.recipe.stages[index], built.steps[index]
         self._path = folder / FILE
         _mend(self._path)
@@ -65,8 +68,7 @@ class Probes:
             if row is None:
                 row = self._take(step, number, probe, predictions, state)
             value = row["values"][row["primary"]]
-            shown = {f"probe/{label}/{row['primary']}": value}
-            self._log.write({"stage": self._stage.label, "step": step, "flops": flops, **shown})
+            self._shown.aside(step, {f"probe/{label}/{row['primary']}": value}, flops=flops)
             self._log.say(f"{self._stage.label} step {step}: {label} {row['primary']} {value:.4g}")
             self._judge(probe, step, value)
         return time.perf_counter() - begun

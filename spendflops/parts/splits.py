@@ -171,14 +171,11 @@ def overlap(sources: Mapping[str, Source], *, threads: int | None = None) -> dic
         sources: By name.
         threads: Readers; by default two a core.
     """
-    with concurrent.futures.ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)) as pool:
-        digests = {name: set(pool.map(_Digest(source), range(len(source)))) for name, source in sources.items()}
+    digests = {name: image_digests(source, threads=threads) for name, source in sources.items()}
     return {(a, b): len(digests[a] & digests[b]) for a, b in itertools.combinations(sources, 2)}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Digest:
-    source: Source
-
-    def __call__(self, index: int) -> str:
-        return self.source[index]["image"].digest()
+def image_digests(source: Source, *, threads: int | None = None) -> frozenset[str]:
+    """The digests of the stored bytes of all images; every image is read once."""
+    with concurrent.futures.ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1)) as pool:
+        return frozenset(pool.map(lambda index: source[index]["image"].digest(), range(len(source))))

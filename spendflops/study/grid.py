@@ -10,9 +10,9 @@ from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
 from spendflops.contracts.dataset import Dataset
 from spendflops.engine.describe import digest
-from spendflops.engine.recipe import Evaluation, InitFrom, Probe, Recipe, Stage
+from spendflops.engine.recipe import Evaluation, Probe, Recipe, Stage
 from spendflops.study.points import SCRATCH
-from spendflops.study.transfers import Transfer
+from spendflops.study.transfers import Transfer, from_row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ class Study:
         self._check_continued()
 
     def _check_continued(self) -> None:
+        places = {name: place for place, name in enumerate(self.methods)}
         for label, base in self.continued.items():
-            places = {name: place for place, name in enumerate(self.methods)}
             if label not in places or places.get(base, len(places)) >= places[label]:
                 raise errors.ConfigError(
                     f"Study.continued: {label!r} cannot continue {base!r}",
@@ -144,8 +144,7 @@ class Study:
         """A row of a method, or of one that goes on from the row ``base``."""
         data = stages[-1].dataset.info.name
         if base is not None:
-            # Relative to the run's own folder: the study may be called from anywhere, and moved.
-            first = dataclasses.replace(stages[0], init=(InitFrom(run=f"../{base.run_id}"),))
+            first = dataclasses.replace(stages[0], init=(from_row(base.run_id),))
             stages, data = (first, *stages[1:]), base.dataset
         recipe = self.recipe(stages, seed=seed, budget=None if base else budget)
         recipe = dataclasses.replace(recipe, probes=self.probes if base is None else ())
@@ -212,8 +211,7 @@ class Study:
     def finetuned(self, best: Planned) -> Planned:
         """The fine-tune of a finished row."""
         assert self.finetune is not None
-        # Relative to the run's own folder: the study may be called from anywhere, and moved.
-        stage = dataclasses.replace(self.finetune, init=(InitFrom(run=f"../{best.run_id}"),))
+        stage = dataclasses.replace(self.finetune, init=(from_row(best.run_id),))
         recipe = self.recipe((stage,), seed=best.seed, budget=None, transfer=True)
         label, data = f"fine-tune of {best.label}", stage.dataset.info.name
         return Planned(label=label, kind="transfer", seed=best.seed, budget=best.budget, recipe=recipe, dataset=data)

@@ -191,8 +191,9 @@ class Launch:
     def _check(self, name: str, stage: Stage) -> None:
         """Raises where a transfer cannot work from one of the rows: before anything is spent."""
         transfer = self.study.transfers[name]
-        for evaluations in (transfer.evaluations, (transfer.chooser,)):
-            target = build(Recipe(stages=(stage,), evaluations=evaluations)).stages[0].definition
+        target = build(Recipe(stages=(stage,), evaluations=transfer.evaluations)).stages[0].definition
+        if transfer.choose is not None:
+            build(Recipe(stages=(stage,), evaluations=(transfer.choose,)))
         for _, stages in self.study.cells():
             source = build_stage(stages[-1]).definition
             check_init(target, (source.params, source.stats), select=transfer.select, allow=transfer.allow)

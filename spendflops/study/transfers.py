@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 from spendflops.contracts import errors
 from spendflops.engine.recipe import Evaluation, InitFrom, Stage
@@ -68,9 +69,13 @@ class Transfer:
         """``stage`` from the weights of a row of the same study, or from nothing."""
         if run_id is None:
             return stage
-        # Relative to the run's own folder: the study may be called from anywhere, and moved.
-        init = InitFrom(run=f"../{run_id}", select=self.select, allow=self.allow)
-        return dataclasses.replace(stage, init=(init,))
+        return dataclasses.replace(stage, init=(from_row(run_id, select=self.select, allow=self.allow),))
+
+
+def from_row(run_id: str, **options: Any) -> InitFrom:
+    """The weights of another row of the same study; options are those of :class:`InitFrom`."""
+    # Relative to the run's own folder: the study may be called from anywhere, and moved.
+    return InitFrom(run=f"../{run_id}", **options)
 
 
 def sweep(*, stage: Stage, lr: tuple[float, ...] = (), weight_decay: tuple[float, ...] = ()) -> dict[str, Stage]:

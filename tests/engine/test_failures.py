@@ -102,3 +102,20 @@ def test_data_of_later_stages_and_of_scores_are_opened_before_anything_is_traine
 
 def test_shots_that_all_classes_have(tmp_path):
     assert run_recipe(recipe(evaluations=(few_shots(2),)), tmp_path, quiet=True)["scores"][0]["values"]["labelled"] == 8
+
+
+class Nothing(KitData):
+    """Its splits are there and hold no example."""
+
+    def source(self, split, *, features):
+        return []
+
+
+def test_empty_data_are_known_before_anything_is_trained(tmp_path):
+    for number, wanted in enumerate((
+        recipe(stage(share=0.5), stage("simclr", share=0.5, dataset=Nothing())),
+        recipe(evaluations=(few_shots(1, data={"bank": (KitData(), "train"), "query": (Nothing(), "test")}),)),
+    )):  # fmt: skip
+        with pytest.raises(DataError, match="is empty"):
+            run_recipe(wanted, tmp_path / str(number), quiet=True)
+        assert not (tmp_path / str(number) / "metrics.jsonl").exists()

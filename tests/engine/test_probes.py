@@ -64,7 +64,8 @@ def test_probes_are_kept_and_charged_apart(whole, tmp_path):
     assert result["scores"] == plain["scores"]
     np.testing.assert_array_equal(features(folder), features(tmp_path / "plain"))
     shown = [row for row in rows(folder / "metrics.jsonl") if "probe/knn/accuracy" in row]
-    assert [row["step"] for row in shown] == [3, 6, 9] and all(row["flops"] > 0 for row in shown)
+    assert [row["step"] for row in shown] == [3, 6, 9]
+    assert all(row["flops"] > 0 and row["seconds"] > 0 and row["examples"] == 8 * row["step"] for row in shown)
 
 
 def test_a_plan_holds_them(whole):
