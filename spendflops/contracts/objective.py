@@ -24,8 +24,10 @@ OUTPUTS = (
     "seg_logits",  # [B h w classes]
     "image_embedding",  # [B E]
     "text_embedding",  # [B E]
-    "boxes",  # [B M 4]
-    "masks",  # [B M H W]
+    "boxes",  # [B M 4], (left, top, right, bottom) in pixels of the image; best first, unused ones have score 0
+    "box_scores",  # [B M]
+    "box_labels",  # [B M]
+    "box_masks",  # [B M h w], probabilities within each box
 )
 """The closed table of what ``predict`` may give."""
 

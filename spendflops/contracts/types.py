@@ -159,6 +159,7 @@ class DatasetInfo:
         class_names: The same in words, where ``classes`` are identifiers (wnids); words may be shared.
         label_names: Names of the values in the feature ``labels``, where these are others than ``classes``.
         mask_classes: Names of the pixel classes, in label order; 255 means ignored.
+        box_classes: Names of the classes of boxes, in the order of ``box_labels``.
         sizes: Examples by split, where they are known.
         licence: SPDX name or a sentence.
         citation: Reference.
@@ -171,6 +172,7 @@ class DatasetInfo:
     class_names: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
+    box_classes: tuple[str, ...] = ()
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     licence: str = "unknown"
     citation: str = ""
