@@ -160,6 +160,7 @@ class DatasetInfo:
         label_names: Names of the values in the feature ``labels``, where these are others than ``classes``.
         mask_classes: Names of the pixel classes, in label order; 255 means ignored.
         box_classes: Names of the classes of boxes, in the order of ``box_labels``.
+        box_counts: Training images that have a box of each of these classes, where the data set knows them.
         sizes: Examples by split, where they are known.
         licence: SPDX name or a sentence.
         citation: Reference.
@@ -173,6 +174,7 @@ class DatasetInfo:
     label_names: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
+    box_counts: tuple[int, ...] = ()
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     licence: str = "unknown"
     citation: str = ""

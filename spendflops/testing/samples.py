@@ -22,6 +22,7 @@ FEATURES = {
     "caption": "str",
     "boxes": "float32 M 4",
     "box_labels": "int32 M",
+    "instance_masks": "bool M H W",
 }
 CLASSES = ("circle", "cross", "square", "star")
 
@@ -54,18 +55,28 @@ class KitSource:
             "labels": np.array([label, (label + 1) % len(CLASSES)][: 1 + index % 2], np.int32),
             "mask": mask,
             "caption": f"a {CLASSES[label]} on noise number {index}",
-            "boxes": np.array([[2, 0, height, width]], np.float32),
+            # Left, top, right, bottom of what the mask does not ignore.
+            "boxes": np.array([[0, 2, width, height]], np.float32),
             "box_labels": np.array([label], np.int32),
+            "instance_masks": (mask != 255)[None],
         }
         return {name: sample[name] for name in self.features}
 
 
 class KitData(Dataset):
-    """Random images with labels, masks, captions and boxes."""
+    """Random images with labels, captions, maps, boxes and their masks."""
 
     def __init__(self, *, length: int = 48):
         sizes = {"train": length, "test": length}
-        self.info = DatasetInfo(name="kit", features=FEATURES, classes=CLASSES, mask_classes=CLASSES, sizes=sizes)
+        self.info = DatasetInfo(
+            name="kit",
+            features=FEATURES,
+            classes=CLASSES,
+            mask_classes=CLASSES,
+            box_classes=CLASSES,
+            box_counts=(length,) * len(CLASSES),
+            sizes=sizes,
+        )
 
     def source(self, split: str, *, features: tuple[str, ...]) -> KitSource:
         if split not in self.info.sizes:
