@@ -13,6 +13,13 @@ from spendflops.contracts.described import Described
 from spendflops.contracts.registry import API_VERSION
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Sample
 
+INDEX = "_index"
+"""The row of every role that the core adds: int64 [examples], the place of an example in the data of its role."""
+PICTURES = r"example.*\.(jpg|png)"
+"""Names of the files of an evaluator that reports show."""
+Opened = Callable[[str, tuple[str, ...]], Source]
+"""(role, features) -> the samples of that role with these features alone."""
+
 
 class Preprocess(abc.ABC):
     """Sample -> batch entries of an evaluator, on the host, without randomness. Frozen dataclasses."""
@@ -27,8 +34,16 @@ class Preprocess(abc.ABC):
         """Entry -> dtype and shape of one example: with them an evaluation is planned without opening its data."""
         raise NotImplementedError(f"{type(self).__name__} must state its entries")
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Entries that stay on the host, beside ``entries``: any object, such as ground truth of varying length.
+
+        They never reach the device. They come back among the rows of the evaluator, as object arrays [examples].
+        """
+        return ()
+
     @abc.abstractmethod
-    def __call__(self, sample: Sample) -> dict[str, np.ndarray]:
+    def __call__(self, sample: Sample) -> dict[str, Any]:
         """One example. Its ``image`` is [H W C], or [K H W C] for K images an example (crops, windows)."""
 
 
@@ -38,6 +53,9 @@ class Evaluator(Described, abc.ABC):
     The core calls ``predict`` once and feeds every evaluator that shares data and preprocessing. The last batch is
     padded; ``batch["_mask"]`` bool [B] says which examples count. The core removes rows of padding; metrics must use
     the mask.
+
+    The rows of a role are those of :meth:`step`, what its preprocessing kept on the host, and ``_index``, int64: the
+    place of each example in the data of the role.
     """
 
     api_version: ClassVar[int] = API_VERSION
@@ -69,7 +87,7 @@ class Evaluator(Described, abc.ABC):
         """(data set, split) of roles that are not given, made of those that are: prompts of the names of classes."""
         return {}
 
-    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Opened) -> None:
         """Raises a DataError for data that cannot be scored. Called before anything is trained.
 
         Args:
@@ -87,8 +105,37 @@ class Evaluator(Described, abc.ABC):
         Metrics are summed over batches in integers or float64 on the host; rows are streamed there without padding.
         """
 
+    def compact(self, role: str, rows: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The rows of one batch without padding, on the host, as they are kept until the end.
+
+        Large rows (masks of objects) become small here, as they stream; by default nothing changes.
+
+        Args:
+            role: Which role they are of.
+            rows: Name -> [examples ...].
+
+        Returns:
+            Name -> arrays that are put together along their first axis.
+        """
+        return rows
+
     @abc.abstractmethod
     def result(
         self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo
     ) -> dict:
         """Scores by name. ``merged[role][name]`` are summed metrics, ``rows[role][name]`` are [examples ...]."""
+
+    def files(
+        self, rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo, opened: Opened
+    ) -> Mapping[str, bytes]:
+        """Files to keep beside the score, by their names: results in a format of the field, pictures. By default none.
+
+        Reports show those called ``example*.jpg`` and ``example*.png``: a few, small, in the order of their names, and
+        the same examples whatever the model, so that they can be compared.
+
+        Args:
+            rows: As for :meth:`result`.
+            info: As for :meth:`result`.
+            opened: As for :meth:`check`; ``opened(role, features)[i]`` is the sample of the row whose ``_index`` is i.
+        """
+        return {}

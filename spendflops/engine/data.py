@@ -23,7 +23,7 @@ import numpy as np
 
 from spendflops.contracts import errors
 from spendflops.contracts.dataset import Source
-from spendflops.contracts.evaluator import Preprocess
+from spendflops.contracts.evaluator import INDEX, Preprocess
 from spendflops.contracts.objective import Objective, Views
 from spendflops.contracts.types import InputSpec, Sample
 from spendflops.engine.sharding import struct
@@ -297,7 +297,12 @@ class _Prepare:
     preprocess: Preprocess
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return dict(self.preprocess(sample))
+        entries = dict(self.preprocess(sample))
+        for name in self.preprocess.kept:
+            # An array of one object: Grain stacks it, and never looks inside.
+            entries[name], given = np.empty((), object), entries[name]
+            entries[name][()] = given
+        return entries
 
 
 def padded(
@@ -305,6 +310,7 @@ def padded(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Evaluation batches in the source's order; the last one is filled up and ``_mask`` says which examples count.
 
+    ``_index`` int64 [B] is the place of each in the source; what the preprocessing keeps is object [B].
     With ``skipped`` the place of a broken example is filled, too, and does not count.
     """
     if len(source) == 0:
@@ -316,13 +322,14 @@ def padded(
     who = readers()
     # The buffer is of batches: Grain polls all that waits in it for each element that it gives.
     options = grain.ReadOptions(num_threads=who.count, prefetch_buffer_size=AHEAD)
-    for batch in examples.batch(batch_size, drop_remainder=False).to_iter_dataset(options):
+    for number, batch in enumerate(examples.batch(batch_size, drop_remainder=False).to_iter_dataset(options)):
         broken = batch.pop(BROKEN)
         if skipped is not None:
             skipped.note(broken)
         real = len(broken)
         full = {n: np.pad(a, [(0, batch_size - real)] + [(0, 0)] * (a.ndim - 1)) for n, a in batch.items()}
-        yield {**full, "_mask": np.pad(broken < 0, (0, batch_size - real))}
+        index = np.arange(number * batch_size, (number + 1) * batch_size)
+        yield {**full, INDEX: index, "_mask": np.pad(broken < 0, (0, batch_size - real))}
 
 
 def train_structs(objective: Objective, views: Views, spec: InputSpec, batch_size: int) -> dict[str, Any]:

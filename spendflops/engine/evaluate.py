@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,12 +13,17 @@ import numpy as np
 
 from spendflops.contracts import errors
 from spendflops.contracts.dataset import Source
+from spendflops.contracts.evaluator import INDEX, Evaluator, Opened
 from spendflops.engine import data, sharding
 from spendflops.engine.build import Built, Prediction, open_source
 from spendflops.engine.describe import NAME, canonical, describe
 from spendflops.engine.program import translate
 from spendflops.engine.recipe import Evaluation, Stage
+from spendflops.engine.rundir import plain, write_atomically
 from spendflops.engine.state import Tree
+
+FOLDER = "evaluations"
+"""Of the run directory: holds what evaluators keep beside their scores, in a folder an evaluation."""
 
 
 @dataclasses.dataclass
@@ -28,22 +34,45 @@ class Collected:
     rows: dict[str, dict[str, list[np.ndarray]]] = dataclasses.field(default_factory=dict)
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def add(self, role: str, outputs: Mapping[str, Any], mask: np.ndarray) -> None:
-        """Adds a batch: metrics exactly (integers stay integers), rows without padding."""
+    def add(
+        self, role: str, outputs: Mapping[str, Any], mask: np.ndarray, *, host: Mapping[str, np.ndarray],
+        evaluator: Evaluator,
+    ) -> None:  # fmt: skip
+        """Adds a batch: metrics exactly (integers stay integers), rows without padding and as the evaluator wants them.
+
+        Args:
+            role: Which role it is of.
+            outputs: What ``step`` gave.
+            mask: bool [B], which examples count.
+            host: Rows that never left the host.
+            evaluator: Makes rows compact.
+
+        Raises:
+            errors.PluginError: ``step`` gives a row under the name of one of ``host``.
+        """
         sums = self.metrics.setdefault(role, {})
         for name, value in outputs.get("metrics", {}).items():
             array = np.asarray(value)
             wide = array.astype(np.int64 if array.dtype.kind in "iub" else np.float64)
             sums[name] = sums[name] + wide if name in sums else wide
-        rows = self.rows.setdefault(role, {})
-        for name, value in outputs.get("rows", {}).items():
-            rows.setdefault(name, []).append(np.asarray(value)[mask])
+        computed = outputs.get("rows", {})
+        if twice := sorted(set(computed) & set(host)):
+            who = type(evaluator).__name__
+            raise errors.PluginError(f"{who}.step gives the row {twice[0]!r}", why="the host has one of that name")
+        rows = {name: np.asarray(value)[mask] for name, value in {**computed, **host}.items()}
+        kept = self.rows.setdefault(role, {})
+        for name, part in evaluator.compact(role, rows).items():
+            kept.setdefault(name, []).append(part)
+
+    def joined(self) -> dict[str, dict[str, np.ndarray]]:
+        """The rows of all batches: role -> name -> [examples ...]."""
+        return {r: {name: np.concatenate(parts) for name, parts in rows.items()} for r, rows in self.rows.items()}
 
 
 def predict(
     prediction: Prediction, source: Source, params: Tree, stats: Tree, skipped: data.Skipped | None = None
-) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """(outputs by evaluation, mask) of each batch.
+) -> Iterator[tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]]:
+    """(outputs by evaluation, mask, rows that never leave the host) of each batch.
 
     Raises:
         errors.DataError: An image that cannot be read.
@@ -53,6 +82,7 @@ def predict(
     shapes = prediction.program.args[2]
     checked = False
     for batch in data.padded(source, prediction.preprocess, batch_size=prediction.batch_size, skipped=skipped):
+        host = {name: batch.pop(name) for name in (INDEX, *prediction.preprocess.kept)}
         if not checked:
             data.check_batch(batch, shapes, prediction.program.name)
             checked = True
@@ -60,7 +90,7 @@ def predict(
             outputs = run(params, stats, sharding.place(batch, batch=True))
         except Exception as error:
             raise translate(error) from error
-        yield jax.device_get(outputs), batch["_mask"]
+        yield jax.device_get(outputs), batch["_mask"], host
 
 
 def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, Collected]) -> dict[int, str]:
@@ -71,9 +101,10 @@ def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, C
     """
     source = open_source(prediction.dataset, prediction.split, prediction.preprocess.features)
     skipped = data.Skipped(source, limit=prediction.skip_broken) if prediction.skip_broken else None
-    for outputs, mask in predict(prediction, source, params, stats, skipped):
-        for evaluation, role, _ in prediction.readers:
-            into.setdefault(evaluation, Collected()).add(role, outputs[evaluation], mask)
+    for outputs, mask, host in predict(prediction, source, params, stats, skipped):
+        for evaluation, role, evaluator in prediction.readers:
+            collected = into.setdefault(evaluation, Collected())
+            collected.add(role, outputs[evaluation], mask, host=host, evaluator=evaluator)
     found = skipped.found if skipped else {}
     for evaluation, role, _ in prediction.readers if found else ():
         into[evaluation].skipped[role] = len(found)
@@ -95,8 +126,11 @@ def check_data(built: Built) -> None:
             raise errors.DataError(f"{dataset.info.name}:{split} is empty", why=f"{who} reads it", fix="another split")
     probed = (probe.evaluation for probe in built.recipe.probes)
     for evaluation in (*built.recipe.evaluations, *probed):
-        data = evaluation.data
-        evaluation.evaluator.check(data, lambda role, features, data=data: open_source(*data[role], features))
+        evaluation.evaluator.check(evaluation.data, _opened(evaluation))
+
+
+def _opened(evaluation: Evaluation) -> Opened:
+    return lambda role, features: open_source(*evaluation.data[role], features)
 
 
 def protocol(built: Built, evaluation: Evaluation) -> str:
@@ -127,12 +161,22 @@ def _trained(stage: Stage) -> str:
     return f"{objective[NAME].rpartition('.')[2]}[{data}]#{digest}"
 
 
-def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[str, Any]:
-    """The scores of one evaluation with everything that tells what they mean."""
-    evaluator = evaluation.evaluator
-    rows = {
-        role: {name: np.concatenate(parts) for name, parts in names.items()} for role, names in collected.rows.items()
-    }
+def score(
+    built: Built, evaluation: Evaluation, collected: Collected, *, folder: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """The scores of one evaluation with everything that tells what they mean.
+
+    Args:
+        built: The recipe.
+        evaluation: Which.
+        collected: What its passes gave.
+        folder: The run directory, to keep the evaluator's files in; None for a score that keeps none.
+
+    Raises:
+        errors.PluginError: The evaluator gives no primary score, or a file without a plain name.
+        errors.DataError: What it was given cannot be scored, or a file cannot be written.
+    """
+    evaluator, rows = evaluation.evaluator, collected.joined()
     # What is scored comes last: after a bank, after prompts.
     reference = evaluation.evaluator.roles[-1]
     dataset = evaluation.data[reference][0]
@@ -141,7 +185,7 @@ def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[st
         raise errors.PluginError(
             f"{type(evaluator).__name__}.result gives {', '.join(values)}", why=f"primary is {evaluator.primary!r}"
         )
-    return {
+    scored = {
         "evaluation": evaluation.label,
         "protocol": protocol(built, evaluation),
         "primary": evaluator.primary,
@@ -152,3 +196,24 @@ def score(built: Built, evaluation: Evaluation, collected: Collected) -> dict[st
         "skipped": dict(collected.skipped),
         "values": {name: float(value) for name, value in values.items()},
     }
+    if folder is None:
+        return scored
+    files = evaluator.files(rows, info=dataset.info, opened=_opened(evaluation))
+    return {**scored, "files": keep(files, folder / FOLDER / evaluation.label)}
+
+
+def keep(files: Mapping[str, bytes], folder: Path) -> list[str]:
+    """Writes the files of an evaluation, each whole or not at all, and gives their names in order.
+
+    Raises:
+        errors.PluginError: A name that is a path.
+        errors.DataError: Cannot be written.
+    """
+    for name in files:
+        if not plain(name):
+            raise errors.PluginError(f"an evaluation keeps the file {name!r}", fix="a plain name without folders")
+    if files:
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return sorted(files)

@@ -317,7 +317,8 @@ def run_evaluations(run: Run) -> list[dict[str, Any]]:
         run.ledger.append(Entry(**entry, seconds=time.perf_counter() - started))
         if run.stop.signal is not None:
             raise run.stop.error(f"evaluation {prediction.program.name}")
-    return [evaluate.score(run.built, e, collected[e.label]) for e in run.recipe.evaluations]
+    folder = run.directory.path
+    return [evaluate.score(run.built, e, collected[e.label], folder=folder) for e in run.recipe.evaluations]
 
 
 def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.objective import Views
 from spendflops.engine.optim import Optimizer
+from spendflops.engine.rundir import plain
 
 ROLES = ("pretrain", "transfer")
 
@@ -106,7 +107,8 @@ class Evaluation:
     Attributes:
         evaluator: The evaluator.
         data: Role -> (data set, split). Roles that the evaluator supplies may be left out.
-        name: Unique in the recipe; by default the evaluator's class name.
+        name: Unique in the recipe, no path; by default the evaluator's class name. Files that the evaluator keeps lie
+            under it, in the run's folder ``evaluations``.
         stage: Name of the stage whose model is scored; None for the last.
         weights: ``"online"``, ``"teacher"`` or None for the method's own choice.
         batch_size: Global.
@@ -123,6 +125,8 @@ class Evaluation:
     skip_broken: int = 0
 
     def __post_init__(self) -> None:
+        if not plain(self.label):
+            raise errors.ConfigError(f"evaluation {self.label!r} has a path for a name", fix="a plain name, without /")
         object.__setattr__(self, "data", {**self.evaluator.supplies(self.data), **self.data})
         if set(self.data) != set(self.evaluator.roles):
             raise errors.ConfigError(

@@ -1,8 +1,8 @@
 """The run directory, the only storage: what was asked, what happened, what came out.
 
 ``config.gin operative.gin config.json status.json metrics.jsonl ledger.jsonl events/ checkpoints/ logs/
-environment.json result.json``. The same command again goes on; another configuration in an existing directory is
-refused.
+environment.json result.json``, and ``evaluations/`` where evaluators keep files beside their scores. The same command
+again goes on; another configuration in an existing directory is refused.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from spendflops.contracts import errors
 PACKAGES = ("spendflops", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or nothing.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a whole file or nothing; text as UTF-8.
 
     Raises:
         errors.DataError: Disk full, read-only, not a directory.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -45,6 +45,11 @@ def write_atomically(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise storage_error(path, error) from error
+
+
+def plain(name: str) -> bool:
+    """Whether it names a file or a folder inside another, and nowhere else."""
+    return Path(name).name == name and name not in ("", "..")
 
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)

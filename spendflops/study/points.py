@@ -91,6 +91,14 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture that an evaluation of a run kept; ``path`` is relative to the folder of the report."""
+
+    evaluation: str
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """One run of one seed.
 
@@ -114,6 +122,7 @@ class Row:
         candidate: The settings that a ``"tuning"`` row tried, by name.
         labelled: Examples that the transfer had.
         tuning: FLOPs that choosing the row's settings has cost. They are spent once for all rows of a method.
+        pictures: What its evaluations kept to be looked at.
         settings: Options by name, for the table of what differs; values are printed with ``str``.
         folder: The run directory.
     """
@@ -146,9 +155,11 @@ class Row:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: str = ""
+    pictures: tuple[Picture, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "scores", tuple(self.scores))
+        for name in ("scores", "pictures"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for field, known in (("flops", FLOP_KINDS), ("seconds", FLOP_KINDS), ("phases", PHASES)):
             unknown = sorted(set(getattr(self, field)) - set(known))
             if unknown:
@@ -187,15 +198,18 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings; FLOPs stay exact integers."""
         plain = {name: dict(value) for name, value in vars(self).items() if isinstance(value, Mapping)}
+        plain |= {name: [dataclasses.asdict(x) for x in getattr(self, name)] for name in ("scores", "pictures")}
         footprint = None if self.footprint is None else dataclasses.asdict(self.footprint)
-        return {**vars(self), **plain, "scores": [dataclasses.asdict(s) for s in self.scores], "footprint": footprint}
+        return {**vars(self), **plain, "footprint": footprint}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Row:
         """The inverse of :meth:`to_json`."""
         footprint = data.get("footprint")
         scores = tuple(Score(**score) for score in data.get("scores", ()))
-        return cls(**{**data, "scores": scores, "footprint": Footprint(**footprint) if footprint else None})
+        pictures = tuple(Picture(**picture) for picture in data.get("pictures", ()))
+        footprint = Footprint(**footprint) if footprint else None
+        return cls(**{**data, "scores": scores, "pictures": pictures, "footprint": footprint})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spendflops.accounts import budget as budgets
 from spendflops.accounts.footprint import Footprint, estimate
 from spendflops.accounts.ledger import Ledger
+from spendflops.contracts.evaluator import PICTURES
 from spendflops.engine.describe import describe
+from spendflops.engine.evaluate import FOLDER
 from spendflops.engine.rundir import read_json
 from spendflops.study.grid import Planned
-from spendflops.study.points import Row, Score
+from spendflops.study.points import Picture, Row, Score
 
 
 def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
@@ -49,6 +52,19 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         scores=tuple(_score(s) for s in result["scores"]),
         footprint=_footprint(planned, sum(seconds.values()), result["devices"]),
         versions=(read_json(folder / "environment.json") or {}).get("packages", {}),
+        pictures=_pictures(folder, result["scores"]),
+    )
+
+
+def _pictures(folder: Path, scores: Sequence[Mapping[str, Any]]) -> tuple[Picture, ...]:
+    """Pictures of a run; the report lies two folders above it."""
+    place = folder.relative_to(folder.parents[1])
+    # Runs of earlier versions kept no files.
+    named = ((s["evaluation"], name) for s in scores for name in s.get("files", ()))
+    return tuple(
+        Picture(evaluation=evaluation, path=(place / FOLDER / evaluation / name).as_posix())
+        for evaluation, name in named
+        if re.fullmatch(PICTURES, name)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 import pickle
 import re
@@ -11,14 +12,16 @@ from typing import Any
 
 import jax
 import numpy as np
+import PIL.Image
 
 from spendflops.contracts.backbone import IMAGENET_MEAN, IMAGENET_STD
 from spendflops.contracts.dataset import Dataset, Source
-from spendflops.contracts.evaluator import Evaluator, Preprocess
+from spendflops.contracts.evaluator import INDEX, PICTURES, Evaluator, Opened, Preprocess
 from spendflops.contracts.objective import OUTPUTS
 from spendflops.contracts.types import Features, InputSpec
 from spendflops.engine.describe import describe
 from spendflops.engine.evaluate import Collected
+from spendflops.engine.rundir import plain
 from spendflops.testing.kit import CheckFailed, Skipped, needs
 from spendflops.testing.model import context
 from spendflops.testing.samples import KitData, differences
@@ -27,6 +30,8 @@ SPEC = InputSpec(size=(16, 16), stride=(4, 4), mean=IMAGENET_MEAN, std=IMAGENET_
 SPLITS = {"bank": "train"}
 QUALITIES = ("perfect", "noisy", "worst")
 CLOSE = 1e-5
+PICTURE = 1 << 18
+"""Bytes of the largest picture for reports: they hold several of several runs, and stay below 2 MB."""
 
 
 class Subject:
@@ -54,19 +59,33 @@ class Subject:
         """Data of the roles that the evaluator makes itself."""
         return dict(self.evaluator.supplies({r: (self.dataset, SPLITS.get(r, "test")) for r in self.evaluator.roles}))
 
+    def data(self, role: str) -> tuple[Dataset, str]:
+        """(data set, split) of a role."""
+        return self.supplied.get(role, (self.dataset, SPLITS.get(role, "test")))
+
     def read(self, role: str) -> tuple[Preprocess, Source]:
         """The preprocessing of a role and the samples for it."""
-        dataset, split = self.supplied.get(role, (self.dataset, SPLITS.get(role, "test")))
+        dataset, split = self.data(role)
         pre = self.evaluator.preprocess(role=role, info=dataset.info, spec=SPEC)
         return pre, dataset.source(split, features=pre.features)
 
+    @property
+    def opened(self) -> Opened:
+        """Gives the samples of a role with the features asked for."""
+        return lambda role, features: self.data(role)[0].source(self.data(role)[1], features=features)
+
     @functools.cached_property
-    def examples(self) -> dict[str, list[dict[str, np.ndarray]]]:
-        """Role -> preprocessed examples."""
+    def examples(self) -> dict[str, tuple[list[dict[str, np.ndarray]], list[dict[str, Any]]]]:
+        """Role -> what goes to the device of each example, and what stays on the host."""
         made = {}
         for role in self.evaluator.roles:
             pre, source = self.read(role)
-            made[role] = [pre(source[i]) for i in range(len(source))]
+            device, host = [], []
+            for place in range(len(source)):
+                entries = dict(pre(source[place]))
+                host.append({name: entries.pop(name) for name in pre.kept} | {INDEX: np.int64(place)})
+                device.append(entries)
+            made[role] = device, host
         return made
 
     @functools.cached_property
@@ -74,15 +93,15 @@ class Subject:
         """The evaluator's step, compiled."""
         return jax.jit(lambda predicted, batch: dict(self.evaluator.step(predicted, batch, context(train=False))))
 
-    def scores(
+    def collected(
         self,
         quality: str = "noisy",
         *,
         size: int = 16,
         order: Callable[[int], Sequence[int]] = range,
         dirty: bool = False,
-    ) -> dict[str, float]:
-        """What ``result`` gives.
+    ) -> Collected:
+        """What passes over all roles give.
 
         Args:
             quality: Of the predictions; those of a bank and of roles that the evaluator supplies are always perfect.
@@ -91,25 +110,45 @@ class Subject:
             dirty: Fills rows of padding with nonsense.
         """
         collected = Collected()
-        for role, examples in self.examples.items():
-            given = [examples[i] for i in order(len(examples))]
-            for start in range(0, len(given), size):
-                rows = given[start : start + size]
-                mask = np.arange(size) < len(rows)
-                padded = rows + [rows[0]] * (size - len(rows))
-                batch = {name: np.stack([r[name] for r in padded]) for name in rows[0]}
-                predicted = self.predict(batch, "perfect" if role == "bank" or role in self.supplied else quality)
+        for role, (examples, beside) in self.examples.items():
+            places = [int(i) for i in order(len(examples))]
+            for start in range(0, len(places), size):
+                real = places[start : start + size]
+                mask = np.arange(size) < len(real)
+                padded = real + [real[0]] * (size - len(real))
+                batch = {name: np.stack([examples[i][name] for i in padded]) for name in examples[0]}
+                host = {name: _objects([beside[i][name] for i in padded]) for name in beside[0]}
+                host[INDEX] = host[INDEX].astype(np.int64)
+                known = "perfect" if role == "bank" or role in self.supplied else quality
+                predicted = self.predict({**batch, **host}, known)
                 if dirty:
                     batch, predicted = _dirty(batch, mask), _dirty(predicted, mask)
                 outputs = jax.device_get(self.step(predicted, {**batch, "_mask": mask}))
-                collected.add(role, outputs, mask)
-        rows = {r: {n: np.concatenate(parts) for n, parts in named.items()} for r, named in collected.rows.items()}
-        return dict(self.evaluator.result(collected.metrics, rows, info=self.dataset.info))
+                collected.add(role, outputs, mask, host=host, evaluator=self.evaluator)
+        return collected
+
+    def scores(self, quality: str = "noisy", **how: Any) -> dict[str, float]:
+        """What ``result`` gives; ``how`` as for :meth:`collected`."""
+        collected = self.collected(quality, **how)
+        return dict(self.evaluator.result(collected.metrics, collected.joined(), info=self.dataset.info))
+
+    def files(self, **how: Any) -> dict[str, bytes]:
+        """What ``files`` gives; ``how`` as for :meth:`collected`."""
+        rows = self.collected(**how).joined()
+        return dict(self.evaluator.files(rows, info=self.dataset.info, opened=self.opened))
 
     @functools.cached_property
     def reference(self) -> dict[str, float]:
         """Scores of noisy predictions."""
         return self.scores()
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """An array that holds each value as it is."""
+    made = np.empty(len(values), object)
+    for place, value in enumerate(values):
+        made[place] = value
+    return made
 
 
 def _dirty(tree: Any, mask: np.ndarray) -> Any:
@@ -171,13 +210,19 @@ def builds(s: Subject) -> None:
 
 
 def preprocess(s: Subject) -> None:
-    """Every role's preprocessing gives what its ``entries`` say, always the same, and can be pickled."""
+    """Every role's preprocessing gives what its ``entries`` and ``kept`` say, always the same, and can be pickled."""
     for role in s.evaluator.roles:
         pre, source = s.read(role)
         describe(pre)
         sample = source[0]
         given = pre(sample)
-        found = {name: (str(np.asarray(x).dtype), np.shape(x)) for name, x in given.items()}
+        if strange := sorted(set(pre.kept) - (set(given) - set(pre.entries))):
+            raise CheckFailed(
+                f"{role}: keeps {strange[0]!r}",
+                why=f"it gives {', '.join(given)}, of which {', '.join(pre.entries)} go to the device",
+                fix="an entry is in `entries` or in `kept`",
+            )
+        found = {name: (str(np.asarray(x).dtype), np.shape(x)) for name, x in given.items() if name not in pre.kept}
         stated = {name: (str(np.dtype(d)), tuple(shape)) for name, (d, shape) in pre.entries.items()}
         if found != stated or ("image" not in found and role not in s.supplied):
             raise CheckFailed(f"{role}: gives {found}, entries say {stated}")
@@ -230,10 +275,39 @@ def bounds(s: Subject) -> None:
         )
 
 
+@needs("scores", "order")
+def files(s: Subject) -> None:
+    """Files have plain names, do not depend on batches and order, and pictures for reports are small ones."""
+    if type(s.evaluator).files is Evaluator.files:
+        return
+    given = s.files()
+    for name, content in given.items():
+        if not plain(name) or not isinstance(content, bytes):
+            raise CheckFailed(f"the file {name!r} is {type(content).__name__}", fix="bytes under a plain name")
+        if re.fullmatch(PICTURES, name):
+            _check_picture(name, content)
+    other = s.files(size=5, order=lambda n: np.random.default_rng(0).permutation(n))
+    if bad := sorted(name for name in {*given, *other} if given.get(name) != other.get(name)):
+        raise CheckFailed(
+            f"other batches and another order of the data give another {bad[0]}", fix=f"sort the rows by {INDEX!r}"
+        )
+
+
+def _check_picture(name: str, content: bytes) -> None:
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            form = picture.format
+    except OSError as error:
+        raise CheckFailed(f"{name} is no picture", why=str(error)) from error
+    if form != {".jpg": "JPEG", ".png": "PNG"}[name[-4:]] or len(content) > PICTURE:
+        raise CheckFailed(f"{name} is {form} of {len(content):,} bytes", fix=f"its own format, at most {PICTURE:,}")
+
+
 def _same(s: Subject, other: Mapping, what: str, fix: str, reference: Mapping[str, float] | None = None) -> None:
     for name, value in (reference or s.reference).items():
         if not abs(float(other.get(name, math.nan)) - float(value)) <= CLOSE * max(1.0, abs(float(value))):
             raise CheckFailed(f"{what} {name} = {other.get(name)}, not {value}", fix=fix)
 
 
-CHECKS = (builds, preprocess, scores, batch_size, padding, order, bounds)
+CHECKS = (builds, preprocess, scores, batch_size, padding, order, bounds, files)

@@ -78,11 +78,11 @@ def test_after_a_kill_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path
     folder, result = whole
     real, calls = evaluate.score, []
 
-    def killed(*args):
+    def killed(*args, **given):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*args)
+        return real(*args, **given)
 
     monkeypatch.setattr(evaluate, "score", killed)
     with pytest.raises(KeyboardInterrupt):

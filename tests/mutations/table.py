@@ -202,4 +202,25 @@ MUTATIONS = (
         "made_for = self.image_size",
         "tests/plugins/test_vit.py::test_a_fixed_table_is_that_of_pretraining_resampled",
     ),
+    Mutation(
+        "an evaluation writes where it likes",
+        "spendflops/engine/evaluate.py",
+        "if not plain(name):",
+        "if False:",
+        "tests/engine/test_rows_on_the_host.py::test_a_file_that_would_lie_elsewhere_is_refused",
+    ),
+    Mutation(
+        "places of examples start again in every batch",
+        "spendflops/engine/data.py",
+        "index = np.arange(number * batch_size, (number + 1) * batch_size)",
+        "index = np.arange(batch_size)",
+        "tests/engine/test_rows_on_the_host.py::test_what_is_kept_comes_back_in_step_with_the_predictions",
+    ),
+    Mutation(
+        "a report inlines any picture of the disk",
+        "spendflops/study/report/examples.py",
+        "if inside and",
+        "if",
+        "tests/study/test_report_examples.py::test_pictures_that_are_gone_or_elsewhere_are_named_and_not_read",
+    ),
 )

@@ -6,6 +6,7 @@ Keys are (group, check); ``ALSO`` lists the other checks that a bug cannot but b
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import random
 from typing import ClassVar
@@ -13,6 +14,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from flax import nnx
 
 from spendflops.contracts import errors
@@ -606,4 +608,54 @@ class Percent(SoundScore):
         return {"accuracy": 100 * super().result(merged, rows, info=info)["accuracy"]}
 
 
-SOUND = {"objectives": (Taught,), "backbones": (Patches,), "datasets": (SoundData,), "evaluators": (SoundScore,)}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beside(Resize):
+    """As many marks as the label says, on the host."""
+
+    @property
+    def kept(self):
+        return ("marks",)
+
+    def __call__(self, sample):
+        return {**super().__call__(sample), "marks": ["mark"] * int(sample["label"])}
+
+
+_FILE = io.BytesIO()
+PIL.Image.new("RGB", (2, 2)).save(_FILE, "PNG")
+PNG = _FILE.getvalue()
+
+
+class SoundHost(SoundScore):
+    """Accuracy from what stays on the host, with a picture and a list."""
+
+    def preprocess(self, *, role, info, spec):
+        return Beside.of(info=info, spec=spec, read=("image", "label"), asker="sound")
+
+    def step(self, predictions, batch, ctx):
+        return {"metrics": {}, "rows": {"logits": predictions["logits"]}}
+
+    def compact(self, role, rows):
+        said = np.array([len(marks) for marks in rows["marks"]])
+        return {"hit": rows["logits"].argmax(axis=-1) == said, "_index": rows["_index"]}
+
+    def result(self, merged, rows, *, info):
+        return {"accuracy": rows["eval"]["hit"].mean()}
+
+    def files(self, rows, *, info, opened):
+        hits = rows["eval"]["hit"][np.argsort(rows["eval"]["_index"])]
+        assert opened("eval", ("label",))[0].keys() == {"label"}
+        return {"hits.txt": bytes(hits), "example_0.png": PNG}
+
+
+@bug("evaluators", "files")
+class InTheirOrder(SoundHost):
+    def files(self, rows, *, info, opened):
+        return {"hits.txt": bytes(rows["eval"]["hit"])}
+
+
+SOUND = {
+    "objectives": (Taught,),
+    "backbones": (Patches,),
+    "datasets": (SoundData,),
+    "evaluators": (SoundScore, SoundHost),
+}

@@ -36,6 +36,42 @@ def test_the_planted_bug_fails_its_check(group, name):
     assert outcome.reason.splitlines()[0].endswith(".") and len(outcome.reason.splitlines()) > 1
 
 
+def test_what_is_kept_is_given_and_not_sent_to_the_device():
+    class Forgotten(planted.Beside):
+        kept = ("marks", "ground_truth")
+
+    class Twice(planted.Beside):
+        kept = ("marks", "label")
+
+    for cls, name in ((Forgotten, "ground_truth"), (Twice, "label")):
+
+        class Keeps(planted.SoundHost):
+            def preprocess(self, *, role, info, spec, cls=cls):
+                return cls.of(info=info, spec=spec, read=("image", "label"), asker="sound")
+
+        outcome = made("evaluators", Keeps)["preprocess"]()
+        assert outcome.status == "FAILED" and f"keeps '{name}'" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("../hits.txt", b"", "plain name"),
+        ("hits.txt", "text", "is str"),
+        ("example_0.jpg", b"\xff\xd8", "is no picture"),
+        ("example_0.jpg", planted.PNG, "is PNG of"),
+        ("example_0.png", planted.PNG + bytes(1 << 18), "at most"),
+    ],
+)
+def test_files_that_cannot_be_kept_or_shown(name, content, words):
+    class Keeps(planted.SoundHost):
+        def files(self, rows, *, info, opened):
+            return {name: content}
+
+    outcome = made("evaluators", Keeps)["files"]()
+    assert outcome.status == "FAILED" and words in outcome.reason
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), ALL, ids=lambda x: x)
 def test_the_planted_bug_fails_no_other_check(group, name):

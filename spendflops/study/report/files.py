@@ -21,7 +21,7 @@ def write(report: Report, folder: str | os.PathLike[str]) -> dict[str, str]:
     analyses = [analyse(report.rows, axis, budget=report.budget) for axis in axes(report.rows)]
     data = {**report.to_json(), "analysis": [_analysis(item) for item in analyses]}
     contents = {
-        "html": ("report.html", page(report, analyses)),
+        "html": ("report.html", page(report, analyses, target)),
         "json": ("report.json", json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
         "csv": ("points.csv", csv_text(report.rows)),
     }

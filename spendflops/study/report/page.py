@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 from spendflops.accounts.footprint import Footprint, total
 from spendflops.study.frontier import RULE, Analysis, curve_name, varying
 from spendflops.study.labels import by_labels
 from spendflops.study.points import FLOP_KINDS, Report, Row
-from spendflops.study.report import bars, chart, labels, tables, text
+from spendflops.study.report import bars, chart, examples, labels, tables, text
 from spendflops.study.report.style import CSS
 from spendflops.study.report.text import esc
 
 
-def page(report: Report, analyses: Sequence[Analysis]) -> str:
-    """The whole page as text."""
+def page(report: Report, analyses: Sequence[Analysis], folder: pathlib.Path) -> str:
+    """The whole page as text; ``folder`` is that of the report, in which its pictures are."""
     vary = varying(report.rows)
     series = list(dict.fromkeys(curve_name(row, vary) for row in report.rows if row.ok and row.cost()))
     first = text.headline(analyses[0]) if analyses else "No run finished: there is nothing to compare yet."
@@ -29,6 +30,7 @@ def page(report: Report, analyses: Sequence[Analysis]) -> str:
         + _notes(report, analyses)
         + labels.section(by_labels(report.rows), series=series)
         + "".join(sections)
+        + examples.section(report.rows, folder)
         + _tuning(report)
         + _spent(report)
         + _differences(report)

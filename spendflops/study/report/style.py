@@ -39,6 +39,9 @@ margin:1.2rem 0}}
 dt{{font-weight:600;margin-top:.6rem}} dd{{margin:0;max-width:46em}}
 figure{{margin:1rem 0 0}} figure .wide{{max-width:1080px}} figure .narrow{{max-width:560px}}
 figcaption{{color:var(--soft);font-size:.88rem;max-width:56em;margin-top:.3rem}}
+.examples{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr));gap:14px}}
+.examples{{margin:.8rem 0 1.4rem}} .examples figure{{margin:0}}
+.examples img{{display:block;max-width:100%;height:auto}}
 .scroll{{overflow-x:auto;margin:.8rem 0;-webkit-overflow-scrolling:touch}}
 .scroll:focus-visible{{outline:2px solid var(--accent);outline-offset:2px}}
 table{{border-collapse:collapse;font-size:.86rem;line-height:1.4;font-variant-numeric:tabular-nums;min-width:100%}}
