@@ -59,8 +59,8 @@ class Evaluator(Described, abc.ABC):
     """
 
     api_version: ClassVar[int] = API_VERSION
-    requires: ClassVar[tuple[str, ...]] = ("features",)
-    """The outputs of ``predict`` that are read."""
+    requires: tuple[str, ...] = ("features",)
+    """The outputs of ``predict`` that are read. They may depend on options: then an instance has its own."""
     roles: ClassVar[tuple[str, ...]] = ("eval",)
     """``("eval",)``, or ``("bank", "query")`` for evaluators that fit on one set and score on another."""
     protocol: str

@@ -47,12 +47,15 @@ class Subject:
     ):
         self.options, self.cls = dict(options), cls
         self.dataset = dataset or KitData()
-        self.predict = predict or functools.partial(predictions, cls.requires, self.dataset)
+        self.predict = predict or self._made
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
         """The evaluator."""
         return self.cls(**self.options)
+
+    def _made(self, batch: Mapping[str, np.ndarray], quality: str) -> Mapping[str, Any]:
+        return predictions(self.evaluator.requires, self.dataset, batch, quality)
 
     @functools.cached_property
     def supplied(self) -> dict[str, tuple[Dataset, str]]:

@@ -9,7 +9,7 @@ def test_ok_lines_and_exit_code(capsys):
     assert main(["check", "evaluators.accuracy"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ok       evaluators.accuracy builds")
-    assert lines[-1] == "7 ok"
+    assert lines[-1] == "8 ok"
 
 
 def test_a_path_is_an_argument_of_the_data_set_and_a_failure_gives_2(tmp_path, capsys):
