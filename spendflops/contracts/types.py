@@ -161,6 +161,7 @@ class DatasetInfo:
         mask_classes: Names of the pixel classes, in label order; 255 means ignored.
         box_classes: Names of the classes of boxes, in the order of ``box_labels``.
         box_counts: Training images that have a box of each of these classes, where the data set knows them.
+        box_class_ids: The ids of these classes in published files, where they are not 1, 2, ...
         sizes: Examples by split, where they are known.
         licence: SPDX name or a sentence.
         citation: Reference.
@@ -175,6 +176,7 @@ class DatasetInfo:
     mask_classes: tuple[str, ...] = ()
     box_classes: tuple[str, ...] = ()
     box_counts: tuple[int, ...] = ()
+    box_class_ids: tuple[int, ...] = ()
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     licence: str = "unknown"
     citation: str = ""

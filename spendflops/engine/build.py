@@ -263,9 +263,15 @@ def _predictions(
 
 def _check_classes(evaluation: Evaluation, stage: Stage) -> None:
     """A label is a number: it means the same class only where the classes are the same, in the same order."""
-    classes = {f"{dataset.info.name} ({role})": dataset.info.classes for role, (dataset, _) in evaluation.data.items()}
-    if "logits" in evaluation.evaluator.requires and not evaluation.evaluator.maps_classes:
-        classes[f"{stage.dataset.info.name} (stage {stage.label!r})"] = stage.dataset.info.classes
+    required, mapped = evaluation.evaluator.requires, evaluation.evaluator.maps_classes
+    boxed = "box_labels" in required
+
+    def named(info: DatasetInfo) -> tuple[str, ...]:
+        return (info.box_classes or info.classes) if boxed else info.classes
+
+    classes = {f"{dataset.info.name} ({role})": named(dataset.info) for role, (dataset, _) in evaluation.data.items()}
+    if (boxed or "logits" in required) and not mapped:
+        classes[f"{stage.dataset.info.name} (stage {stage.label!r})"] = named(stage.dataset.info)
     known = [(where, names) for where, names in classes.items() if names]
     for where, names in known[1:]:
         if names != known[0][1]:

@@ -5,7 +5,9 @@ import dataclasses
 import enginelib
 import pytest
 from spendflops_plugins.accuracy import Accuracy
+from spendflops_plugins.detection.coco_ap import CocoAP
 from spendflops_plugins.knn import KNN
+from spendflops_plugins.supervised import Supervised
 
 from spendflops.contracts import errors
 from spendflops.engine.build import build
@@ -40,3 +42,22 @@ def test_a_classifier_is_scored_on_the_classes_that_it_was_trained_on():
     assert scored(*NAMES).predictions
     with pytest.raises(errors.DataError, match="stage 'supervised'"):
         scored(*NAMES[:-1])
+
+
+class Detector(Supervised):
+    outputs = (*Supervised.outputs, "boxes", "box_scores", "box_labels")
+
+
+def test_a_detector_is_scored_on_the_classes_of_boxes_that_it_was_trained_on():
+    def scored(**info):
+        other = KitData()
+        other.info = dataclasses.replace(other.info, **info)
+        evaluation = Evaluation(evaluator=CocoAP(), data={"eval": (other, "test")})
+        return build(enginelib.recipe(enginelib.stage("supervised", objective=Detector), evaluations=(evaluation,)))
+
+    # Classes of images are no matter here, but where boxes have no names of their own.
+    assert scored(classes=NAMES[:-1]).predictions and scored(box_classes=()).predictions
+    with pytest.raises(errors.DataError, match="stage 'detector'"):
+        scored(box_classes=NAMES[:-1])
+    with pytest.raises(errors.DataError, match="stage 'detector'"):
+        scored(box_classes=(), classes=NAMES[:-1])

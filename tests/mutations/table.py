@@ -223,4 +223,25 @@ MUTATIONS = (
         "if",
         "tests/study/test_report_examples.py::test_pictures_that_are_gone_or_elsewhere_are_named_and_not_read",
     ),
+    Mutation(
+        "annotations count from 0",
+        f"{PLUGINS}/detection/average_precision.py",
+        '"id": len(objects) + 1,',
+        '"id": len(objects),',
+        "tests/plugins/detection/test_coco_ap.py::test_t3",
+    ),
+    Mutation(
+        "boxes stay on the canvas",
+        f"{PLUGINS}/detection/evaluation.py",
+        "placed *= np.tile([width / fitted[1], height / fitted[0]], 2)",
+        "",
+        "tests/plugins/detection/test_coco_ap.py::test_boxes_come_back_in_stored_pixels_clipped_to_the_image",
+    ),
+    Mutation(
+        "equal scores count in the order in which images came",
+        f"{PLUGINS}/detection/evaluation.py",
+        "return sorted(images, key=lambda image: (_id(*image[:2]), image[0]))",
+        "return list(images)",
+        "tests/plugins/detection/test_coco_ap.py::test_equal_scores_count_in_the_order_of_the_image_ids",
+    ),
 )

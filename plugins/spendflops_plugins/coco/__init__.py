@@ -70,6 +70,8 @@ class COCO(PublishedDataset):
             name="coco",
             features=FEATURES,
             classes=CATEGORIES.names,
+            box_classes=CATEGORIES.names,
+            box_class_ids=CATEGORIES.ids,
             sizes=(ANNOTATED if annotated_only else SIZES)[year],
             licence="annotations CC-BY-4.0; images under the terms of Flickr, each with its own licence",
             citation="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014, arXiv:1405.0312",
