@@ -16,6 +16,16 @@ from spendflops.parts.splits import parse_split, select
 SLOTS = 1000
 """Examples in which the weights come out exact, to a thousandth of the whole."""
 
+_NUMBERED = {
+    "label": "classes",
+    "labels": "classes",
+    "mask": "mask_classes",
+    "box_labels": "box_classes",
+    "neg_labels": "box_classes",
+    "open_labels": "box_classes",
+}
+"""Features that number the names in a field of the information."""
+
 
 class Mixture(Dataset):
     """Examples of several data sets in the proportion of their weights.
@@ -56,7 +66,7 @@ class Mixture(Dataset):
             raise ConfigError(f"weights {self._weights} are not all positive", fix="leave a set out that has none")
         infos = [d.info for d in self._datasets]
         features = {f: spec for f, spec in infos[0].features.items() if all(i.features.get(f) == spec for i in infos)}
-        for feature, kind in (("label", "classes"), ("labels", "classes"), ("mask", "mask_classes")):
+        for feature, kind in _NUMBERED.items():
             if feature in features and len({getattr(i, kind) for i in infos}) > 1:
                 # A label would be a number with several meanings.
                 del features[feature]
@@ -67,6 +77,7 @@ class Mixture(Dataset):
             classes=infos[0].classes if shared else (),
             class_names=infos[0].class_names if shared else (),
             mask_classes=infos[0].mask_classes if "mask" in features else (),
+            box_classes=infos[0].box_classes if "box_labels" in features else (),
             sizes=self._sizes(),
             licence="; ".join(dict.fromkeys(f"{i.name}: {i.licence}" for i in infos)),
             citation="; ".join(dict.fromkeys(i.citation for i in infos if i.citation)),

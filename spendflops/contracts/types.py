@@ -137,6 +137,7 @@ class InputSpec:
         tokenizer: Name of the text tokenizer, for objectives with text.
         classes: Names of the classes of the data, for views that make captions from labels.
         label_names: Names of the values of the feature ``labels``, where these are others.
+        box_classes: Names of the classes of boxes.
     """
 
     size: tuple[int, int]
@@ -146,6 +147,7 @@ class InputSpec:
     tokenizer: str | None = None
     classes: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
+    box_classes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,7 @@ class DatasetInfo:
         label_names: Names of the values in the feature ``labels``, where these are others than ``classes``.
         mask_classes: Names of the pixel classes, in label order; 255 means ignored.
         box_classes: Names of the classes of boxes, in the order of ``box_labels``.
-        box_counts: Training images that have a box of each of these classes, where the data set knows them.
+        box_counts: Images of the published training split that have a box of each of them, where they are known.
         box_class_ids: The ids of these classes in published files, where they are not 1, 2, ...
         sizes: Examples by split, where they are known.
         licence: SPDX name or a sentence.

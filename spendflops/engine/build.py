@@ -149,6 +149,7 @@ def input_spec(objective: Objective, info: DatasetInfo) -> InputSpec:
         tokenizer=tokenizer,
         classes=tuple(info.class_names or info.classes),
         label_names=tuple(info.label_names),
+        box_classes=tuple(info.box_classes),
     )
 
 

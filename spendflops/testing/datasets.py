@@ -170,6 +170,40 @@ def masks(s: Subject) -> None:
             raise CheckFailed(f"{place}: mask value {strange[0]} of {len(classes)} classes", fix="map it to 255")
 
 
+BOX_LABELS = ("box_labels", "neg_labels", "open_labels")
+
+
+@needs("access")
+def boxes(s: Subject) -> None:
+    """Boxes have area and lie in their image, all that is said of them is as long, and labels are classes of boxes."""
+    info, images = s.dataset.info, dict(s.column("image"))
+    if "boxes" not in info.features:
+        raise Skipped("no feature 'boxes'")
+    if len(info.box_counts) not in (0, len(info.box_classes)):
+        raise CheckFailed(f"{len(info.box_counts)} box_counts for {len(info.box_classes)} box_classes")
+    counts = {}
+    for place, value in s.column("boxes"):
+        height, width = images[place].size
+        begins, ends = value[:, :2], value[:, 2:]
+        if value.shape[1:] != (4,) or not np.isfinite(value).all() or not (begins < ends).all():
+            raise CheckFailed(f"{place}: boxes {value.tolist()}", fix="left, top, right, bottom, with an area")
+        if (begins >= (width, height)).any() or (ends <= 0).any():
+            raise CheckFailed(f"{place}: a box outside an image of {width} x {height}", why=f"boxes {value.tolist()}")
+        counts[place] = len(value)
+    for feature in (f for f in ("box_labels", "area", "crowd", "box_ids", "instance_masks") if f in info.features):
+        for place, value in s.column(feature):
+            if len(value) != counts[place]:
+                raise CheckFailed(f"{place}: {feature} of {len(value)} objects, boxes of {counts[place]}")
+            if feature == "instance_masks" and value.shape[1:] != tuple(images[place].size):
+                raise CheckFailed(f"{place}: masks of {value.shape[1:]} for an image of {images[place].size}")
+    for feature in (f for f in BOX_LABELS if f in info.features):
+        if not info.box_classes or len(set(info.box_classes)) != len(info.box_classes):
+            raise CheckFailed(f"{len(info.box_classes)} names of boxes, not all different", fix="set info.box_classes")
+        for place, value in s.column(feature):
+            if len(value) and not 0 <= np.min(value) <= np.max(value) < len(info.box_classes):
+                raise CheckFailed(f"{place}: {feature} {value.tolist()} is not in 0..{len(info.box_classes) - 1}")
+
+
 @needs("access")
 def splits(s: Subject) -> None:
     """No image of one split is in another, by content."""
@@ -198,4 +232,4 @@ def refuses(s: Subject) -> None:
         raise CheckFailed(f"no {wanted.__name__}", fix="raise it in source()")
 
 
-CHECKS = (builds, access, features, repeats, global_rng, labels, masks, splits, refuses)
+CHECKS = (builds, access, features, repeats, global_rng, labels, masks, boxes, splits, refuses)

@@ -22,6 +22,7 @@ FEATURES = {
     "caption": "str",
     "boxes": "float32 M 4",
     "box_labels": "int32 M",
+    "crowd": "bool M",
     "instance_masks": "bool M H W",
 }
 CLASSES = ("circle", "cross", "square", "star")
@@ -58,6 +59,7 @@ class KitSource:
             # Left, top, right, bottom of what the mask does not ignore.
             "boxes": np.array([[0, 2, width, height]], np.float32),
             "box_labels": np.array([label], np.int32),
+            "crowd": np.zeros(1, bool),
             "instance_masks": (mask != 255)[None],
         }
         return {name: sample[name] for name in self.features}

@@ -132,6 +132,17 @@ def test_another_source_or_other_options_are_refused(tmp_path):
     refuses(lambda: prepare(source, tmp_path / "photos", splits=("train",)), "not empty", "cat")
 
 
+def test_a_copy_from_before_boxes_had_classes_is_the_same_copy(tmp_path):
+    out = tmp_path / "out"
+    prepare(Shapes(**SMALL), out, examples_per_shard=5)
+    path = out / "dataset_info.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in manifest.items() if k not in ("box_classes", "box_counts")}))
+    assert prepare(Shapes(**SMALL), out, examples_per_shard=5).written == 0
+    path.write_text(json.dumps(manifest | {"box_classes": ["a"]}))
+    refuses(lambda: prepare(Shapes(**SMALL), out, examples_per_shard=5), "box_classes")
+
+
 @pytest.mark.parametrize("shards", [{"train": [4, 5]}, {"train": "ten"}, [10], None])
 def test_what_is_written_of_the_shards_is_not_trusted(tmp_path, shards):
     prepare(Counted(), tmp_path / "out")

@@ -118,6 +118,16 @@ def test_a_manifest_without_an_entry(copy):
         refuses(lambda: ArrayRecord(path=str(copy)).info, str(path), key)
 
 
+def test_a_manifest_from_before_boxes_had_classes(copy):
+    path = copy / "dataset_info.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["box_classes"] == list(Shapes(**SOURCE).info.box_classes) and manifest["box_counts"] == []
+    path.write_text(json.dumps({k: v for k, v in manifest.items() if k not in ("box_classes", "box_counts")}))
+    assert ArrayRecord(path=str(copy)).info.box_classes == ()
+    path.write_text(json.dumps(manifest | {"box_counts": [3, 4]}))
+    assert ArrayRecord(path=str(copy)).info.box_counts == (3, 4)
+
+
 def test_records_of_another_declaration(copy):
     path = copy / "dataset_info.json"
     manifest = json.loads(path.read_text())

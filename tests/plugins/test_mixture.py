@@ -92,7 +92,10 @@ def test_what_a_mixture_is_made_of():
 def test_labels_of_different_classes_are_left_out():
     mixture = Mixture(datasets=[small(0), small(0, preset="hard")])
     assert "label" not in mixture.info.features and "caption" in mixture.info.features
-    assert mixture.info.classes == ()
+    assert mixture.info.classes == mixture.info.box_classes == ()
+    assert "box_labels" not in mixture.info.features and "boxes" in mixture.info.features
+    alike = Mixture(datasets=[small(0), small(1)])
+    assert alike.info.box_classes == small(0).info.box_classes and "box_labels" in alike.info.features
     with pytest.raises(ConfigError, match="no feature 'label'"):
         mixture.source("train", features=("label",))
 

@@ -88,6 +88,7 @@ def test_what_is_said_is_what_is_there(options):
     data = Shapes(**options, size=96, length=40, label_noise=0, caption_noise=0)
     source = data.source("train", features=EVERYTHING)
     assert data.info.mask_classes == ("background", *data.info.classes)
+    assert data.info.box_classes == data.info.classes
     for i in range(len(source)):
         s = source[i]
         masks, boxes, classes = s["instance_masks"], s["boxes"], s["box_labels"]

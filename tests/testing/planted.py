@@ -433,6 +433,7 @@ class Dots:
             raise IndexError(index)
         pixels = np.random.default_rng([self.shift, index]).integers(0, 256, (8, 9, 3), dtype=np.uint8)
         sample = {"image": images.ArrayImage(pixels), "label": index % 2, "mask": np.full((8, 9), index % 2, np.uint8)}
+        sample |= {"boxes": np.array([[1, 0, 9, 8]], np.float32), "box_labels": np.array([index % 2], np.int32)}
         return {name: sample[name] for name in self.names}
 
 
@@ -442,9 +443,16 @@ class SoundData(Dataset):
     made = Dots
     info = DatasetInfo(
         name="dots",
-        features={"image": "uint8 H W C", "label": "int32", "mask": "uint8 H W"},
+        features={
+            "image": "uint8 H W C",
+            "label": "int32",
+            "mask": "uint8 H W",
+            "boxes": "float32 M 4",
+            "box_labels": "int32 M",
+        },
         classes=("a", "b"),
         mask_classes=("a", "b"),
+        box_classes=("a", "b"),
         sizes={"train": 12, "test": 12},
     )
 
@@ -517,6 +525,17 @@ class SmallMasks(Dots):
 @bug("datasets", "masks")
 class Shrunk(SoundData):
     made = SmallMasks
+
+
+class Sized(Dots):
+    def __getitem__(self, index):
+        # Left, top, width, height.
+        return {**super().__getitem__(index), "boxes": np.array([[8, 1, 1, 7]], np.float32)}
+
+
+@bug("datasets", "boxes")
+class WidthsForEdges(SoundData):
+    made = Sized
 
 
 @bug("datasets", "splits")

@@ -115,6 +115,7 @@ class Shapes(Dataset):
             classes=vocabulary.classes,
             label_names=vocabulary.classes + vocabulary.groups,
             mask_classes=("background", *vocabulary.classes),
+            box_classes=vocabulary.classes,
             sizes=sizes,
             licence="CC0-1.0",
             citation="Procedural; part of spendflops.",

@@ -38,8 +38,10 @@ UNFINISHED = "dataset_info.unfinished.json"
 """What the manifest is going to say, while shards are being written."""
 FORMAT = "spendflops prepared data set"
 VERSION = 1
-NAME_LISTS = ("classes", "class_names", "label_names", "mask_classes")
+NAME_LISTS = ("classes", "class_names", "label_names", "mask_classes", "box_classes")
 """Fields of the information of a data set that are lists of names."""
+LATER = ("box_classes", "box_counts")
+"""Fields of a manifest that the first ones did not have."""
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 
 Stamp = tuple[int, int]
@@ -256,7 +258,9 @@ def read_prepared(root: str) -> Prepared:
     manifest = load_manifest(path)
     try:
         text = {key: str(manifest[key]) for key in ("name", "licence", "citation", "homepage")}
+        manifest = {**{key: [] for key in LATER}, **manifest}
         lists = {key: _texts(manifest[key]) for key in NAME_LISTS}
+        counts = tuple(int(count) for count in manifest["box_counts"])
         features = {str(name): str(spec) for name, spec in manifest["features"].items()}
         shards = {str(split): tuple(int(n) for n in counts) for split, counts in manifest["shards"].items()}
         digest, source = manifest["classes_sha256"], manifest["source"]
@@ -269,7 +273,7 @@ def read_prepared(root: str) -> Prepared:
             fix="copy the file again, or prepare the data set again",
         )
     sizes = {split: sum(counts) for split, counts in shards.items()}
-    info = DatasetInfo(features=features, sizes=sizes, **text, **lists)
+    info = DatasetInfo(features=features, sizes=sizes, box_counts=counts, **text, **lists)
     return Prepared(root=root, info=info, shards=shards, source=source)
 
 
