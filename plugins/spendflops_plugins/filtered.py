@@ -99,6 +99,7 @@ class Filtered(Dataset):
             class_names=info.class_names if self._classes is None else tuple(words[c] for c in self._classes if words),
             label_names=info.label_names,
             mask_classes=info.mask_classes,
+            box_classes=info.box_classes,
             licence=info.licence,
             citation=info.citation,
             homepage=info.homepage,
@@ -175,7 +176,7 @@ _READ = {
 
 
 class FilteredSource(Subset):
-    """Examples ``kept`` of a source; ``left_out`` counts the others by rule.
+    """Examples ``kept`` of a source; ``left_out`` counts the others by rule, beside what the source left out.
 
     Args:
         source: What was filtered.
@@ -186,7 +187,8 @@ class FilteredSource(Subset):
 
     def __init__(self, source: Source, kept: np.ndarray, left_out: dict[str, int], labels: dict[int, int] | None):
         super().__init__(source, kept)
-        self.left_out, self._labels = dict(left_out), labels
+        self._gone, self._labels = dict(left_out), labels
+        self.left_out = {**self.left_out, **left_out}
 
     def __getitem__(self, index: int) -> Sample:
         sample: dict[str, Any] = dict(super().__getitem__(index))
@@ -195,5 +197,5 @@ class FilteredSource(Subset):
         return sample
 
     def __repr__(self) -> str:
-        gone = ", ".join(f"{count} by {rule}" for rule, count in self.left_out.items())
+        gone = ", ".join(f"{count} by {rule}" for rule, count in self._gone.items())
         return f"{super().__repr__()}, left out {gone}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -185,6 +186,14 @@ class MixtureSource:
     def __repr__(self) -> str:
         parts = ", ".join(f"{c / SLOTS:.1%} {s!r}" for c, s in zip(self.counts, self.sources, strict=True))
         return f"MixtureSource({parts})"
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What its sets leave out, by reason."""
+        counts: collections.Counter[str] = collections.Counter()
+        for source in self.sources:
+            counts.update(getattr(source, "left_out", {}))
+        return dict(counts)
 
     @functools.cached_property
     def _length(self) -> int:

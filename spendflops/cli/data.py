@@ -91,6 +91,8 @@ def _print_report(report: Any) -> None:
     for row in report.splits:
         published, found = ("-" if n is None else format(n, ",") for n in (row.published, row.found))
         print(f"  {row.split:12} {published:>12} {found:>12} {row.read:12,}")
+        for reason, count in row.left_out.items():
+            print(f"    left out {count:,}: {reason}")
     faults = [*report.faults, *(f"{row.split}: {fault}" for row in report.splits for fault in row.faults)]
     for fault in faults[:SHOWN]:
         print(f"  wrong: {fault}")

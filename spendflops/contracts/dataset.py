@@ -12,7 +12,11 @@ from spendflops.contracts.types import DatasetInfo, Sample
 
 
 class Source(Protocol):
-    """Random access: thread-safe, picklable, the same index always gives the same sample."""
+    """Random access: thread-safe, picklable, the same index always gives the same sample.
+
+    A source that leaves out what its files hold counts it in ``left_out``, reason -> how many; runs and
+    ``spendflops data verify`` say it.
+    """
 
     def __len__(self) -> int: ...
 

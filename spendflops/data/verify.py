@@ -28,6 +28,7 @@ class SplitReport:
         found: Examples that it has; None where it cannot be opened.
         read: Examples that were decoded.
         faults: What is wrong, one line each.
+        left_out: Reason -> how much of what the files hold no example has: not wrong, but good to know.
     """
 
     split: str
@@ -35,6 +36,7 @@ class SplitReport:
     found: int | None
     read: int
     faults: tuple[str, ...]
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,8 @@ def _split(
             faults += found
             if progress is not None:
                 progress(done, len(chosen))
-    return SplitReport(split=name, published=wanted, found=count, read=len(chosen), faults=tuple(faults))
+    gone = dict(getattr(source, "left_out", {}))
+    return SplitReport(split=name, published=wanted, found=count, read=len(chosen), faults=tuple(faults), left_out=gone)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +181,12 @@ def faults_of(sample: Sample, info: DatasetInfo) -> list[str]:
             found.append(f"a mask of {mask.shape[0]} x {mask.shape[1]} pixels for an image of {size[0]} x {size[1]}")
         if (strange := np.setdiff1d(mask, [*range(len(info.mask_classes)), 255])).size and info.mask_classes:
             found.append(f"mask value {strange[0]} of {len(info.mask_classes)} classes")
-    for name in ("label", "labels", "box_labels"):
-        known = len((info.label_names if name == "labels" else ()) or info.classes)
+    for name, classes in (
+        ("label", info.classes),
+        ("labels", info.label_names or info.classes),
+        ("box_labels", info.box_classes),
+    ):
+        known = len(classes)
         values = np.atleast_1d(sample[name]) if name in sample and known else np.zeros(0, int)
         if values.size and (values.min() < -1 or values.max() >= known):
             found.append(f"{name} {values.tolist()} of {known} classes")

@@ -227,6 +227,7 @@ def _train(
 ) -> Tree:  # fmt: skip
     stage, built, steps = run.recipe.stages[index], run.built.stages[index], run.built.steps[index]
     source = open_source(stage.dataset, stage.split, built.views.features)
+    skips.tell_left_out(run.log, stage.label, source)
     skipped = skips.known(run.directory.path, stage, source) if stage.skip_broken else None
     batches = data.Batches(
         source,

@@ -1,4 +1,4 @@
-"""Where a run keeps the broken examples that it skipped: ``logs/skipped-NAME.json``, index -> what is wrong."""
+"""What a run does not read: broken examples, kept in ``logs/skipped-NAME.json``, and what its data leave out."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def keep(folder: Path, name: str, found: Mapping[int, str]) -> None:
 def known(folder: Path, stage: Stage, source: Source) -> Skipped:
     """The broken examples of a stage, with those that an earlier attempt found."""
     return Skipped(source, limit=stage.skip_broken, known=read(folder, stage.label))
+
+
+def tell_left_out(log: MetricsLog, name: str, source: Source) -> None:
+    """Shows what a source leaves out of what its files hold."""
+    for reason, count in getattr(source, "left_out", {}).items():
+        if count:
+            log.say(f"{name}: left out {count:,}: {reason}")
 
 
 def tell(folder: Path, log: MetricsLog, name: str, skipped: Skipped) -> None:

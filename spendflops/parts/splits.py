@@ -131,10 +131,11 @@ def label_subsets(count: int, *, labels: int | None, subsets: int, seed: int = 0
 
 
 class Subset:
-    """The examples ``indices`` of a source, in that order."""
+    """The examples ``indices`` of a source, in that order; ``left_out`` is what the source left out."""
 
     def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
         self._source, self._indices = source, np.asarray(indices, np.int64)
+        self.left_out: Mapping[str, int] = getattr(source, "left_out", {})
 
     def __len__(self) -> int:
         return len(self._indices)

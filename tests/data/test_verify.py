@@ -107,15 +107,25 @@ class Free(Dataset):
     def source(self, split, *, features):
         if split != "val":
             raise DataError(f"no split {split!r}")
-        return Samples([{"image": ArrayImage(np.zeros((4, 5, 3), np.uint8))}])
+        made = Samples([{"image": ArrayImage(np.zeros((4, 5, 3), np.uint8))}])
+        made.left_out = {"a box without area": 3}
+        return made
 
 
 def test_a_set_without_published_counts():
     report = verify(Free)
     assert report.sound and [(r.split, r.published, r.found) for r in report.splits] == [("val", None, 1)]
+    assert report.splits[0].left_out == {"a box without area": 3}
 
 
-MASKS = DatasetInfo(name="m", features={}, classes=("a", "b"), label_names=("a", "b", "x"), mask_classes=("p", "q"))
+MASKS = DatasetInfo(
+    name="m",
+    features={},
+    classes=("a", "b"),
+    label_names=("a", "b", "x"),
+    mask_classes=("p", "q"),
+    box_classes=("car",),
+)
 IMAGE = ArrayImage(np.zeros((4, 5, 3), np.uint8))
 
 
@@ -130,7 +140,8 @@ IMAGE = ArrayImage(np.zeros((4, 5, 3), np.uint8))
         ({"label": -2}, "label"),
         ({"labels": np.array([2])}, ""),
         ({"labels": np.array([3])}, "labels"),
-        ({"box_labels": np.array([2])}, "box_labels"),
+        ({"box_labels": np.array([0, 0])}, ""),
+        ({"box_labels": np.array([1])}, "box_labels [1] of 1 classes"),
         ({"boxes": np.array([[0, 0, 5, 4.5]], np.float32)}, ""),
         ({"boxes": np.zeros((0, 4), np.float32)}, ""),
         ({"boxes": np.array([[0, 0, 7, 4]], np.float32)}, "outside"),

@@ -203,6 +203,8 @@ class Damaged(KitData):
 
 
 class _Damaged:
+    left_out = {"a box without area": 1_002, "a category_id that is not in the file": 0}  # noqa: RUF012
+
     def __init__(self, inner):
         self.inner = inner
 
@@ -219,7 +221,9 @@ def test_a_run_skips_what_it_may_and_says_so(tmp_path, capsys):
     assert result["stages"][0]["skipped"] == 2
     kept = json.loads((tmp_path / "logs" / f"skipped-{result['stages'][0]['name']}.json").read_text())
     assert set(kept) == {"3", "5"} and "3.jpg" in kept["3"]
-    assert "skipped, 2 of at most 2" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "skipped, 2 of at most 2" in said
+    assert "left out 1,002: a box without area" in said and "a category_id" not in said
     with pytest.raises(DataError, match=r"3\.jpg|5\.jpg"):
         run_recipe(recipe(stage(dataset=Damaged()), budget="12 steps"), tmp_path / "strict", quiet=True)
 

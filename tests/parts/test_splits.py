@@ -136,6 +136,10 @@ def test_subset():
     for index in (-1, 2):
         with pytest.raises(IndexError):
             subset[index]
+    whole = Numbers(range(10))
+    assert Subset(whole, [4]).left_out == {}
+    whole.left_out = {"a box without area": 2}
+    assert Subset(Subset(whole, [4, 2]), [1]).left_out == whole.left_out
 
 
 def test_label_subsets():

@@ -125,4 +125,20 @@ def test_a_filtered_source_survives_pickling():
     np.testing.assert_array_equal(again[1]["image"].decode(), source[1]["image"].decode())
 
 
+def test_what_the_data_leave_out_is_said_with_it():
+    class Gone(Listed):
+        def source(self, split, *, features):
+            source = _Counted(super().source(split, features=features))
+            source.left_out = {"a box without area": 7}
+            return source
+
+    source = Filtered(dataset=Gone(), min_side=41).source("train", features=("image",))
+    assert source.left_out == {"a box without area": 7, "min_side": 4}
+    assert "4 by min_side" in repr(source) and Filtered(dataset=KitData(), min_side=1).info.box_classes
+
+
+class _Counted(list):
+    """A list that can have attributes."""
+
+
 test_kit = spendflops.testing.dataset_tests(Filtered, dataset=KitData(), min_side=1)

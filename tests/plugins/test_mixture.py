@@ -89,6 +89,12 @@ def test_what_a_mixture_is_made_of():
     assert Mixture(datasets=[small(0)]).composition("test[:5]") == {"shapes-quick": (8, 1.0)}
 
 
+def test_what_its_sets_leave_out_is_added_up():
+    first, second = (small(seed).source("train") for seed in (0, 1))
+    first.left_out, second.left_out = {"flat": 2, "lost": 1}, {"flat": 3}
+    assert MixtureSource((first, second, small(2).source("train")), (1, 1, 998)).left_out == {"flat": 5, "lost": 1}
+
+
 def test_labels_of_different_classes_are_left_out():
     mixture = Mixture(datasets=[small(0), small(0, preset="hard")])
     assert "label" not in mixture.info.features and "caption" in mixture.info.features
