@@ -149,7 +149,7 @@ MUTATIONS = (
     Mutation(
         "copies that are not complete",
         "spendflops/parts/sources/published.py",
-        "if not self.partial and len(source) != published.sizes[split]:",
+        "if not self.partial and self.held(source) != published.sizes[split]:",
         "if False:",
         "tests/data/test_verify.py::test_published_sets_check_what_they_are_given",
     ),
@@ -194,6 +194,34 @@ MUTATIONS = (
         "return train + self._probing() +",
         "return train +",
         "tests/engine/test_probes.py::test_a_plan_holds_them",
+    ),
+    Mutation(
+        "crowds are objects to learn",
+        f"{PLUGINS}/detection/views.py",
+        "(areas >= self.min_area) & ~crowd)",
+        "(areas >= self.min_area))",
+        "tests/plugins/detection/test_detection_views.py::test_crowds_are_no_objects",
+    ),
+    Mutation(
+        "objects beyond the padding vanish without a word",
+        f"{PLUGINS}/detection/views.py",
+        "dropped = (len(left) - len(kept),",
+        "dropped = (0,",
+        "tests/plugins/detection/test_detection_views.py::test_more_objects_than_the_padding",
+    ),
+    Mutation(
+        "boxes are not moved with the crop",
+        f"{PLUGINS}/detection/views.py",
+        "(boxes - np.tile(begin, 2)) *",
+        "boxes *",
+        "tests/plugins/detection/test_detection_views.py::test_boxes_are_those_of_what_the_crop_leaves_of_the_masks",
+    ),
+    Mutation(
+        "images come as often as their commonest class",
+        f"{PLUGINS}/detection/lvis.py",
+        "np.maximum.at(factors,",
+        "np.minimum.at(factors,",
+        "tests/plugins/detection/test_lvis.py::test_repeat_factors",
     ),
     Mutation(
         "fixed positions made for the new size",

@@ -96,6 +96,7 @@ def test_what_is_known_without_a_disk():
     assert sum(COCO(year=2014).info.sizes[s] - info.sizes[s] for s in ("train", "val")) == 0
     assert sum(COCO(year=y, annotated_only=True).info.sizes[s] for y in (2014,) for s in ("train", "val")) == 122_218
     assert len(info.classes) == 80 and info.classes[0] == "person" and info.classes[79] == "toothbrush"
+    assert info.box_classes == info.classes
     assert info.licence and info.citation and info.homepage and COCO(partial=True).info.sizes == {}
     ids = COCO.categories.ids
     assert len(ids) == 80 and set(range(1, 91)) - set(ids) == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -108,7 +109,7 @@ def test_samples():
     pytest.importorskip("pycocotools")
     source = pickle.loads(pickle.dumps(opened(PLACE.name)))
     assert [source[i]["image_id"] for i in range(len(source))] == [1, 2, 3]
-    assert source.dropped == {"a box without area": 1}
+    assert source.left_out == {"a box without area": 1}
     one, two, three = (source[i] for i in range(3))
     np.testing.assert_array_equal(one["boxes"], np.float32([[2.5, 3, 12, 11]]))
     assert three["box_labels"].tolist() == [79, 11] and three["labels"].tolist() == [11, 79]
@@ -174,7 +175,7 @@ def test_policy(tmp_path):
     path.write_text(path.read_text().replace('"category_id": 90', '"category_id": 91'))
     refuses(lambda: opened(root, features=("boxes",)), "annotation 1 has a category_id", "invalid='drop'")
     source = opened(root, features=("boxes",), invalid="drop")
-    assert source.dropped["a category_id that is not in the file"] == 1
+    assert source.left_out["a category_id that is not in the file"] == 1
     refuses(lambda: COCO(invalid="skip"), "unknown invalid 'skip'", error=ConfigError)
     path.write_text(path.read_text().replace('"id": 90, "name": "toothbrush"', '"id": 91, "name": "banner"'))
     refuses(lambda: opened(root, features=("boxes",)), "category 91 'banner'", "another data set")
@@ -191,7 +192,7 @@ def test_real_images(tmp_path):
         file = tmp_path / f"annotations/instances_{split}2017.json"
         file.write_bytes((real / "annotations" / file.name).read_bytes())
         source, theirs = opened(tmp_path, split, features), coco.COCO(str(file))
-        assert len(source) == images and source.missing() == () and source.dropped == {}
+        assert len(source) == images and source.missing() == () and source.left_out == {}
         samples = [source[i] for i in range(images)]
         assert sum(len(sample["boxes"]) for sample in samples) == boxes
         for sample in samples:

@@ -16,23 +16,23 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.types import Sample
 from spendflops.parts.images import EncodedImage
-from spendflops.parts.sources.coco_index import ROWS, Categories, CocoIndex, Strings, stamp_of
+from spendflops.parts.sources.coco_index import ROWS, Categories, CocoIndex, Numbers, Strings, stamp_of
 from spendflops.parts.sources.coco_json import NO_AREA, NO_OUTLINE, Faults, make_index
 from spendflops.parts.sources.folder import list_images
 from spendflops.parts.sources.masks import instance_mask, pycocotools_mask
 from spendflops.parts.sources.stored import places, store
 
-VERSION = 1
+VERSION = 2
 
 INVALID = ("fail", "drop")
 """What becomes of annotations that cannot be meant: an error that names the first, or left out and counted."""
@@ -98,6 +98,7 @@ def index_folder(folder: str) -> CocoIndex:
         ids.append(int(number.group(1)))
     order = np.argsort(np.array(ids, np.int64), kind="stable")
     image_ids, starts = np.array(ids, np.int64)[order], np.zeros(len(ids) + 1, np.int64)
+    none = Numbers(np.zeros(0, np.int64), starts)
     if (twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]).size:
         raise DataError(f"{folder} has two images with the id {twice[0]}", why="their names end in the same number")
     return CocoIndex(
@@ -107,6 +108,8 @@ def index_folder(folder: str) -> CocoIndex:
         sizes=np.zeros((len(ids), 2), np.int32),
         files=Strings.of([files[i].encode() for i in order]),
         categories=Categories(ids=(), names=()),
+        negative=none,
+        open=none,
         rows=np.zeros(0, ROWS),
         starts=starts,
         captions=Strings.of([]),
@@ -122,10 +125,11 @@ class CocoSource:
     Args:
         folder: Of the images.
         index: From :func:`open_index`, with ``masks`` where instance masks are wanted.
-        features: What a sample holds, of :data:`FEATURES`.
+        features: What a sample holds, of :data:`FEATURES`; of LVIS's files ``neg_labels`` and ``open_labels``, too.
         captions: The index of another file, for ``captions``; by default they are in ``index``, too.
         categories: Which category has which label; by default those of the file.
         annotated_only: Leaves out images without a box.
+        repeats: How often each image of the index comes, one copy after the other; in place of ``annotated_only``.
 
     Raises:
         DataError: ``index`` has categories that ``categories`` has not, ``captions`` lacks an image, or ``box_ids`` are
@@ -142,6 +146,7 @@ class CocoSource:
         captions: CocoIndex | None = None,
         categories: Categories | None = None,
         annotated_only: bool = False,
+        repeats: Int64[np.ndarray, " images"] | None = None,
     ):
         self.folder, self.index, self.features = folder, index, tuple(features)
         self.categories = index.categories if categories is None else categories
@@ -154,8 +159,9 @@ class CocoSource:
             )
         if "instance_masks" in features:
             pycocotools_mask()
-        counts = np.diff(index.starts)
-        self._places = np.flatnonzero(counts) if annotated_only else np.arange(len(index))
+        if repeats is None:
+            repeats = (np.diff(index.starts) > 0).astype(np.int64) if annotated_only else np.ones(len(index), np.int64)
+        self._places = np.repeat(np.arange(len(index)), repeats)
         self._spoken = index if captions is None else captions
         at = np.searchsorted(self._spoken.image_ids, index.image_ids)
         lost = at == len(self._spoken)
@@ -171,13 +177,13 @@ class CocoSource:
         self._check_size = "image" in features and any(name in BOX_FEATURES for name in features if name != "labels")
 
     @property
-    def dropped(self) -> dict[str, int]:
-        """Reason -> annotations that were left out."""
+    def left_out(self) -> dict[str, int]:
+        """Reason -> annotations of the files that no sample has."""
         return {**self._spoken.dropped, **self.index.dropped}
 
     def missing(self) -> tuple[str, ...]:
         """The images that are not on the disk, as paths below the folder: every file is looked for."""
-        files = (self.index.files[int(i)] for i in self._places)
+        files = (self.index.files[int(i)] for i in np.unique(self._places))
         return tuple(file for file in files if not os.path.isfile(os.path.join(self.folder, file)))
 
     def __len__(self) -> int:
@@ -191,7 +197,8 @@ class CocoSource:
         return {feature: getattr(self, f"_{feature}")(at, rows) for feature in self.features}
 
     def __repr__(self) -> str:
-        return f"CocoSource({self.folder!r}, {self.index.path!r}, {len(self)} images)"
+        gone = "".join(f", left out {count:,}: {reason}" for reason, count in self.left_out.items())
+        return f"CocoSource({self.folder!r}, {self.index.path!r}, {len(self)} images{gone})"
 
     def _image(self, at: int, rows: np.ndarray) -> EncodedImage:
         image = EncodedImage(os.path.join(self.folder, self.index.files[at]))
@@ -225,6 +232,12 @@ class CocoSource:
 
     def _box_ids(self, at: int, rows: np.ndarray) -> np.ndarray:
         return rows["id"].copy()
+
+    def _neg_labels(self, at: int, rows: np.ndarray) -> np.ndarray:
+        return self.categories.from_id(self.index.negative[at])
+
+    def _open_labels(self, at: int, rows: np.ndarray) -> np.ndarray:
+        return self.categories.from_id(self.index.open[at])
 
     def _labels(self, at: int, rows: np.ndarray) -> np.ndarray:
         return np.unique(self.categories.from_id(rows["category"]))
@@ -274,6 +287,9 @@ def _load(place: Path, path: str, stamp: tuple[int, int]) -> CocoIndex | None:
             files, names, captions = (
                 Strings(stored[f"{name}_data"], stored[f"{name}_starts"]) for name in ("files", "names", "captions")
             )
+            negative, incomplete = (
+                Numbers(stored[f"{name}_data"], stored[f"{name}_starts"]) for name in ("negative", "open")
+            )
             words = tuple(names[i] for i in range(len(names)))
             no_area, overhanging = stored["counts"].tolist()
             return CocoIndex(
@@ -283,6 +299,8 @@ def _load(place: Path, path: str, stamp: tuple[int, int]) -> CocoIndex | None:
                 sizes=stored["sizes"],
                 files=files,
                 categories=Categories(ids=tuple(stored["ids"].tolist()), names=words),
+                negative=negative,
+                open=incomplete,
                 rows=stored["rows"].astype(ROWS, copy=False),
                 starts=stored["starts"],
                 captions=captions,
@@ -296,9 +314,10 @@ def _load(place: Path, path: str, stamp: tuple[int, int]) -> CocoIndex | None:
 
 def _store(place: Path, index: CocoIndex) -> bool:
     names = Strings.of([name.encode() for name in index.categories.names])
-    texts: Mapping[str, Strings] = {"files": index.files, "names": names, "captions": index.captions}
-    arrays: dict[str, Any] = {f"{name}_data": text.data for name, text in texts.items()}
-    arrays |= {f"{name}_starts": text.starts for name, text in texts.items()}
+    many: dict[str, Strings | Numbers] = {"files": index.files, "names": names, "captions": index.captions}
+    many |= {"negative": index.negative, "open": index.open}
+    arrays: dict[str, Any] = {f"{name}_data": of.data for name, of in many.items()}
+    arrays |= {f"{name}_starts": of.starts for name, of in many.items()}
     for name in ("stamp", "image_ids", "sizes", "rows", "starts", "caption_starts"):
         arrays[name] = np.asarray(getattr(index, name))
     counts = np.array([index.dropped.get(NO_AREA, 0), index.overhanging])

@@ -8,6 +8,7 @@ where the JSON file of 0.6 GB takes 3.5 GB as Python objects.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +59,37 @@ class Strings:
         return self.data[self.starts[index] : self.starts[index + 1]].tobytes().decode()
 
 
+class Numbers:
+    """Many lists of whole numbers in one array.
+
+    Args:
+        data: One list after the other.
+        starts: int64 [lists + 1], where each begins and the last ends.
+    """
+
+    __slots__ = ("data", "starts")
+
+    def __init__(self, data: Int64[np.ndarray, " numbers"], starts: Int64[np.ndarray, " lists_and_1"]):
+        self.data, self.starts = data, starts
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[int]]) -> Numbers:
+        """From lists.
+
+        Raises:
+            OverflowError: A number of more than 64 bits.
+        """
+        ends = np.cumsum([len(numbers) for numbers in lists], dtype=np.int64)
+        flat = itertools.chain.from_iterable(lists)
+        return cls(np.fromiter(flat, np.int64), np.concatenate([[0], ends]))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> Int64[np.ndarray, " numbers"]:
+        return self.data[self.starts[index] : self.starts[index + 1]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Categories:
     """What boxes show: ids as they stand in the file, labels 0, 1, ... in the order of the ids."""
@@ -103,6 +135,8 @@ class CocoIndex:
         sizes: int32 [images, 2], height and width in pixels.
         files: [images], paths below the folder of the images.
         categories: In the order of their ids.
+        negative: [images], ids of categories that are known not to be in an image; empty but for LVIS.
+        open: [images], ids of categories of which not all instances are marked; empty but for LVIS.
         rows: :data:`ROWS` [boxes], by image, then in the order of the file.
         starts: int64 [images + 1]: the boxes of image i are ``rows[starts[i] : starts[i + 1]]``.
         captions: [captions], by image, then in the order of the file.
@@ -117,6 +151,8 @@ class CocoIndex:
     sizes: Int32[np.ndarray, "images 2"]
     files: Strings
     categories: Categories
+    negative: Numbers
+    open: Numbers
     rows: np.ndarray
     starts: Int64[np.ndarray, " images_and_1"]
     captions: Strings

@@ -1,4 +1,8 @@
-"""From a JSON file in COCO's layout to its index, and what such a file can have wrong.
+"""From a JSON file in COCO's layout, or in LVIS's, to its index, and what such a file can have wrong.
+
+LVIS has ``coco_url`` in place of ``file_name``, whose last two parts are the path (``val2017/000000000139.jpg``), lists
+of categories with every image, and no ``iscrowd``. An annotation without that one marks no crowd, as in COCO's own
+evaluation.
 
 The file is read element by element, so that 900,000 annotations never exist as Python objects.
 """
@@ -14,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from spendflops.contracts.errors import DataError
-from spendflops.parts.sources.coco_index import ROWS, Categories, CocoIndex, Strings, changed, stamp_of
+from spendflops.parts.sources.coco_index import ROWS, Categories, CocoIndex, Numbers, Strings, changed, stamp_of
 from spendflops.parts.sources.json_scan import elements
 from spendflops.parts.sources.masks import outline_fault
 
@@ -40,9 +44,11 @@ _BOXES = np.dtype(
         ("outlined", "?"),
     ]
 )
-_IMAGE_FIELDS = {"id": int, "file_name": str, "height": int, "width": int}
+_IMAGE_FIELDS = {"id": int, "height": int, "width": int}
+_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 _CAPTION_FIELDS = {"id": int, "image_id": int, "caption": str}
-_BOX_FIELDS = {"id": int, "image_id": int, "category_id": int, "bbox": list, "area": (int, float), "iscrowd": int}
+_BOX_FIELDS = {"id": int, "image_id": int, "category_id": int, "bbox": list, "area": (int, float)}
+_OUT_OF_RANGE = "a bbox that is not four numbers, or a number out of range"
 _UNCLEAR = "it is not clear which of them is meant"
 
 
@@ -79,12 +85,15 @@ def make_index(path: str, *, invalid: str = "fail") -> CocoIndex:
     images, boxes, spoken = bytearray(), bytearray(), bytearray()
     files: list[bytes] = []
     captions: list[bytes] = []
+    lists: tuple[list[list[int]], ...] = tuple([] for _ in _LISTS)
     categories: dict[int, str] = {}
     for key, number, value, start, end in elements(path, ("images", "annotations", "categories")):
         if key == "images":
-            row, file = _image(path, number, value)
+            row, file, named = _image(path, number, value)
             images += row
             files.append(file)
+            for into, ids in zip(lists, named, strict=True):
+                into.append(ids)
         elif key == "categories":
             _category(path, number, value, categories)
         elif isinstance(value, dict) and "caption" in value:
@@ -98,10 +107,11 @@ def make_index(path: str, *, invalid: str = "fail") -> CocoIndex:
         else:
             try:
                 ids = value["id"], value["image_id"], value["category_id"]
-                outlined = not outline_fault(value.get("segmentation"))
-                boxes += _BOX.pack(*ids, *value["bbox"], value["area"], value["iscrowd"], start, end - start, outlined)
+                outlined, many = not outline_fault(value.get("segmentation")), value.get("iscrowd", 0)
+                boxes += _BOX.pack(*ids, *value["bbox"], value["area"], many, start, end - start, outlined)
             except (KeyError, TypeError, AttributeError, OverflowError, struct.error):
-                why = _field_fault(value, _BOX_FIELDS) or "a bbox that is not four numbers, or a number out of range"
+                crowd = {"iscrowd": int} if isinstance(value, dict) and "iscrowd" in value else {}
+                why = _field_fault(value, {**_BOX_FIELDS, **crowd}) or _OUT_OF_RANGE
                 faults.found(f"(entry {number})", WRONG_FIELD, why=why)
     if stamp_of(path) != stamp:
         raise changed(path)
@@ -112,8 +122,9 @@ def make_index(path: str, *, invalid: str = "fail") -> CocoIndex:
     image_ids, sizes = table["id"][order], table["size"][order]
     if (twice := image_ids[1:][image_ids[1:] == image_ids[:-1]]).size:
         raise DataError(f"{path} has the image id {twice[0]} twice", why=_UNCLEAR, fix="correct the file")
-    named = Categories(ids=tuple(sorted(categories)), names=tuple(categories[i] for i in sorted(categories)))
-    rows, starts, overhanging = _boxes(faults, np.frombuffer(boxes, _BOXES), image_ids, sizes, named)
+    known = Categories(ids=tuple(sorted(categories)), names=tuple(categories[i] for i in sorted(categories)))
+    negative, incomplete = (_lists(path, field, of, order, known) for field, of in zip(_LISTS, lists, strict=True))
+    rows, starts, overhanging = _boxes(faults, np.frombuffer(boxes, _BOXES), image_ids, sizes, known)
     kept, caption_starts = _captions(faults, np.frombuffer(spoken, _CAPTIONS), image_ids)
     return CocoIndex(
         path=path,
@@ -121,7 +132,9 @@ def make_index(path: str, *, invalid: str = "fail") -> CocoIndex:
         image_ids=image_ids,
         sizes=sizes,
         files=Strings.of([files[i] for i in order]),
-        categories=named,
+        categories=known,
+        negative=negative,
+        open=incomplete,
         rows=rows,
         starts=starts,
         captions=Strings.of([captions[i] for i in kept]),
@@ -143,22 +156,39 @@ def _field_fault(value: Any, fields: Mapping[str, Any]) -> str:
     return ""
 
 
-def _image(path: str, number: int, value: Any) -> tuple[bytes, bytes]:
-    fault = _field_fault(value, _IMAGE_FIELDS)
+def _image(path: str, number: int, value: Any) -> tuple[bytes, bytes, list[list[int]]]:
+    """What is stored of an image: id and size, its file, and its :data:`_LISTS`."""
+    source = "coco_url" if isinstance(value, dict) and "file_name" not in value and "coco_url" in value else "file_name"
+    fault = _field_fault(value, {source: str, **_IMAGE_FIELDS})
     if not fault:
-        name = value["file_name"]
+        name = "/".join(value[source].split("/")[-2:]) if source == "coco_url" else value[source]
+        named = [value.get(field, []) for field in _LISTS]
         if min(value["height"], value["width"]) < 1:
             fault = f"its size is {value['width']} x {value['height']}"
         elif not name or os.path.isabs(name) or ".." in name.split("/") or "\0" in name:
-            fault = f"its file_name {name!r} is no path below the folder of the images"
+            fault = f"its {source} {value[source]!r} is no path below the folder of the images"
+        elif not all(isinstance(ids, list) and all(type(i) is int for i in ids) for ids in named):
+            fault = f"{' or '.join(_LISTS)} is no list of ids"
     try:
         if not fault:
-            return _IMAGE.pack(value["id"], value["height"], value["width"]), name.encode()
+            return _IMAGE.pack(value["id"], value["height"], value["width"]), name.encode(), named
     except (struct.error, UnicodeEncodeError) as error:
         fault = f"a field is out of range: {error}"
     raise DataError(
         f"{path}: image (entry {number}) has {WRONG_FIELD}", why=fault, fix="correct the file, or fetch it again"
     )
+
+
+def _lists(path: str, field: str, lists: list[list[int]], order: np.ndarray, categories: Categories) -> Numbers:
+    """The lists of category ids in the order of the images."""
+    try:
+        found = Numbers.of([lists[i] for i in order])
+        categories.from_id(found.data)
+    except (ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path}: {field} of an image names no category", why=str(error), fix="correct the file"
+        ) from error
+    return found
 
 
 def _category(path: str, number: int, value: Any, categories: dict[int, str]) -> None:

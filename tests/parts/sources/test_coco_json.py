@@ -37,6 +37,13 @@ def test_any_way_to_write_json(tmp_path, options):
     assert index.segmentations_of(1)[1] == {"size": [20, 30], "counts": [5, 10, 585]}
 
 
+def test_an_annotation_without_iscrowd_marks_no_crowd(tmp_path):
+    plain = {key: value for key, value in box(77, 5).items() if key != "iscrowd"}
+    index = open_index(write(tmp_path, [*BOXES, plain]))
+    assert index.rows["crowd"].tolist() == [False, False, False, True, False]
+    assert index.rows["id"].tolist() == [4, 77, 11, 9, 10]
+
+
 def test_a_box_without_area_is_left_out_and_counted(tmp_path):
     # The two of train2017, image 200365 and 550395, look like the first.
     flat = [box(918, 5, bbox=[9.65, 8.33, 1.03, 0.0], area=0.0), box(919, 5, bbox=[3, 3, 0, 9]), box(920, 5)]
@@ -69,6 +76,7 @@ FIELDS = {
     "'bbox' is '7'": box(77, 5, bbox=7),
     "number out of range": box(2**70, 5),
     "or a number out of range": box(77, 5, area=10**400),
+    "'iscrowd' is 'no'": box(77, 5, iscrowd="no"),
     "it is '12'": 12,
     "it is '[1]'": [1],
 }

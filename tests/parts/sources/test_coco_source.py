@@ -32,7 +32,7 @@ def test_samples_are_what_the_file_says(tmp_path):
     pytest.importorskip("pycocotools")
     both = open_index(write(tmp_path, BOXES + SPOKEN), masks=True)
     source = CocoSource(pictures(tmp_path), both, features=tuple(FEATURES))
-    assert len(source) == 3 and both.overhanging == 2 and source.dropped == {} and source.missing() == ()
+    assert len(source) == 3 and both.overhanging == 2 and source.left_out == {} and source.missing() == ()
     ranks = {3: 0, 7: 1, 90: 2}
     for index, key in enumerate(sorted(SIZES)):
         sample, rows = source[index], [row for row in BOXES if row["image_id"] == key]
