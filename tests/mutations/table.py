@@ -271,5 +271,25 @@ MUTATIONS = (
         "return sorted(images, key=lambda image: (_id(*image[:2]), image[0]))",
         "return list(images)",
         "tests/plugins/detection/test_coco_ap.py::test_equal_scores_count_in_the_order_of_the_image_ids",
+        "boxes without area have gradients that are not numbers",
+        f"{PLUGINS}/detection/boxes.py",
+        "shared / jnp.where(union > 0, union, 1)",
+        "shared / union",
+        "tests/plugins/detection/test_detection_boxes.py::test_boxes_without_area_overlap_nothing_and_have_gradients",
+    ),
+    Mutation(
+        "an object without overlap makes every anchor positive",
+        f"{PLUGINS}/detection/matching.py",
+        " & (top > 0)",
+        "",
+        "tests/plugins/detection/test_detection_matching.py::"
+        "test_all_boxes_that_tie_are_favourites_and_none_without_overlap",
+    ),
+    Mutation(
+        "padding suppresses boxes",
+        f"{PLUGINS}/detection/nms.py",
+        "now = valid & ~",
+        "now = ~",
+        "tests/plugins/detection/test_detection_nms.py::test_t5_padding",
     ),
 )
