@@ -271,6 +271,8 @@ MUTATIONS = (
         "return sorted(images, key=lambda image: (_id(*image[:2]), image[0]))",
         "return list(images)",
         "tests/plugins/detection/test_coco_ap.py::test_equal_scores_count_in_the_order_of_the_image_ids",
+    ),
+    Mutation(
         "boxes without area have gradients that are not numbers",
         f"{PLUGINS}/detection/boxes.py",
         "shared / jnp.where(union > 0, union, 1)",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool
 
 from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
@@ -16,6 +16,7 @@ from spendflops.contracts.evaluator import INDEX, Evaluator, Opened
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
 from spendflops_plugins.detection.average_precision import Curves, Detected, curves, xywh
 from spendflops_plugins.detection.ground_truth import Fit, Truth, check_labels, metric_masks, run_lengths
+from spendflops_plugins.detection.masks import paste
 from spendflops_plugins.detection.pictures import Objects, beside
 
 Rows = Mapping[str, np.ndarray]
@@ -156,7 +157,7 @@ class DetectionEvaluator(Evaluator):
         best = np.argsort(np.where(seen, -scores, np.inf), kind="stable")[: min(self.most, seen.sum())]
         masks: list[Any] = []
         if self.masks:
-            pasted = (_paste(row["box_masks"][chosen[i]], placed[i], truth.size) for i in best)
+            pasted = (paste(row["box_masks"][chosen[i]], placed[i], truth.size) for i in best)
             masks = [run_lengths(mask) for mask in pasted]
         labels = row["box_labels"][chosen[best]].astype(np.int64)
         return Detected(boxes=clipped[best], scores=scores[best], labels=labels, masks=tuple(masks))
@@ -217,29 +218,3 @@ def _decoded(masks: Sequence[Any], size: tuple[int, int]) -> Bool[np.ndarray, "M
     if not masks:
         return np.zeros((0, *size), bool)
     return metric_masks().decode(list(masks)).transpose(2, 0, 1).astype(bool)
-
-
-def _paste(
-    probabilities: Float32[np.ndarray, "h w"], box: Float64[np.ndarray, " 4"], size: tuple[int, int], *,
-    threshold: float = 0.5,
-) -> Bool[np.ndarray, "H W"]:  # fmt: skip
-    """A mask of the whole image from probabilities within a box, bilinear between the middles of cells and pixels.
-
-    Beyond the outermost middles probabilities fall to 0; outside of the box nothing is set.
-    """
-    pasted = np.zeros(size, bool, order="F")
-    (left, top, right, bottom), (height, width) = box, size
-    columns, rows = (
-        slice(max(0, int(np.ceil(start - 0.5))), max(0, min(side, int(np.ceil(end - 0.5)))))
-        for start, end, side in ((left, right, width), (top, bottom, height))
-    )
-    across = _weights(columns, left, right, probabilities.shape[1])
-    down = _weights(rows, top, bottom, probabilities.shape[0])
-    pasted[rows, columns] = down @ probabilities @ across.T >= threshold
-    return pasted
-
-
-def _weights(pixels: slice, start: float, end: float, cells: int) -> Float32[np.ndarray, "P cells"]:
-    """The weight of each cell in each pixel: of the two next to its middle; less than 1 in all at the edges."""
-    middle = (np.arange(pixels.start, pixels.stop) + 0.5 - start) * (cells / (end - start)) - 0.5
-    return np.maximum(0, 1 - np.abs(middle[:, None] - np.arange(cells))).astype(np.float32)

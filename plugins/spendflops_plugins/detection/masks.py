@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Int32, UInt8
 
 
 def crop_masks(
-    masks: Bool[np.ndarray, "M H W"] | UInt8[np.ndarray, "M H W"], boxes: Float32[np.ndarray, "M 4"], *, size: int
+    masks: Bool[np.ndarray, "M H W"] | UInt8[np.ndarray, "M H W"], boxes: Float[np.ndarray, "M 4"], *, size: int
 ) -> UInt8[np.ndarray, "M S S"]:
     """Each mask within its box, at ``size`` x ``size`` places, as 0 and 1. On the host.
 
-    Bilinear between the middles of pixels, at the middle of each bin, then at least 0.5. Pixels that the box does not
-    touch are not read, its outermost ones are held: an object that fills its box fills its crop. What a box without
-    area has is that of one pixel.
+    Bilinear between the middles of pixels, at the middle of each bin, then at least 0.5: RoIAlign's rule with one
+    sample a bin. The edge of the image is held.
 
     Args:
         masks: 0 outside of the object.
         boxes: In pixels of the masks.
         size: S. Bins of the crop should be no larger than those of the targets: 112 for targets of 28.
     """
-    boxes, (height, width) = np.asarray(boxes, np.float64), masks.shape[1:]
-    top, bottom, down = _places(boxes[:, 1], boxes[:, 3], height, size)
-    left, right, across = _places(boxes[:, 0], boxes[:, 2], width, size)
-    which, down, across = np.arange(len(masks))[:, None, None], down[:, :, None], across[:, None, :]
-
-    def row(y: np.ndarray) -> np.ndarray:
-        first, second = (masks[which, y[:, :, None], x[:, None, :]] != 0 for x in (left, right))
-        return first * (1 - across) + second * across
-
-    return (row(top) * (1 - down) + row(bottom) * down >= 0.5).astype(np.uint8)
+    made = np.empty((len(masks), size, size), np.uint8)
+    centres = (np.arange(size) + 0.5) / size
+    for into, mask, (left, top, right, bottom) in zip(made, masks, np.asarray(boxes, np.float64), strict=True):
+        above, below, down = _beside(top + centres * (bottom - top) - 0.5, mask.shape[0])
+        before, behind, across = _beside(left + centres * (right - left) - 0.5, mask.shape[1])
+        # Only the columns of the box: a mask of a large image is mostly elsewhere.
+        first, last = before[0], behind[-1] + 1
+        upper, lower = ((mask[rows, first:last] != 0).astype(np.float32) for rows in (above, below))
+        lines = upper + (lower - upper) * down[:, None]
+        start, end = lines[:, before - first], lines[:, behind - first]
+        into[:] = start + (end - start) * across >= 0.5
+    return made
 
 
 def mask_targets(
@@ -113,16 +114,11 @@ def paste(
     return mask
 
 
-def _places(
-    start: np.ndarray, stop: np.ndarray, pixels: int, size: int
-) -> tuple[np.ndarray, np.ndarray, Float32[np.ndarray, "M S"]]:
-    """The two pixels [M S] beside the middle of each bin, and the weight of the second."""
-    first = np.clip(np.floor(start), 0, pixels - 1)[:, None]
-    last = np.clip(np.ceil(stop)[:, None] - 1, first, pixels - 1)
-    steps = (np.arange(size) + 0.5) / size
-    place = np.clip(start[:, None] + steps * (stop - start)[:, None] - 0.5, first, last)
-    low = np.floor(place).astype(np.int64)
-    return low, np.minimum(low + 1, last.astype(np.int64)), (place - low).astype(np.float32)
+def _beside(places: Float64[np.ndarray, " n"], extent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels before and behind places between the middles of pixels, and the weight of the latter."""
+    places = np.clip(places, 0, extent - 1)
+    low = np.floor(places).astype(int)
+    return low, np.minimum(low + 1, extent - 1), (places - low).astype(np.float32)
 
 
 def _reached(

@@ -20,13 +20,14 @@ import dataclasses
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
 from spendflops.contracts.errors import ConfigError, DataError, suggest
 from spendflops.contracts.objective import Views
 from spendflops.contracts.types import Image, InputSpec, Sample
 from spendflops.parts import images
 from spendflops.parts.windows import mean_canvas
+from spendflops_plugins.detection.masks import crop_masks
 
 BOXES_FROM = ("masks", "boxes")
 """Where boxes come from: around what is left of the masks, or the data set's, cut off at the edges of the crop."""
@@ -121,7 +122,7 @@ class DetectionViews(Views):
             "dropped": np.array(dropped, np.int32),
         }
         if self.mask_size:
-            cropped = _crop_masks(masks[kept], seen[kept], size=self.mask_size)
+            cropped = crop_masks(masks[kept], seen[kept], size=self.mask_size)
             made["masks"] = _padded(cropped[:, :, ::-1] if window.flipped else cropped, self.objects)
         return made
 
@@ -210,36 +211,6 @@ def _tight(masks: Bool[np.ndarray, "M H W"], edges: Float64[np.ndarray, " 4"]) -
     ends = np.stack([side.shape[1] - side[:, ::-1].argmax(axis=1) for side in (columns, rows)], axis=1)
     ends = np.where(columns.any(axis=1)[:, None], ends, begins)
     return np.concatenate([begins, ends], axis=1) + np.array([left, top, left, top], np.float64)
-
-
-def _crop_masks(
-    masks: Bool[np.ndarray, "M H W"], boxes: Float[np.ndarray, "M 4"], *, size: int
-) -> UInt8[np.ndarray, "M size size"]:
-    """Each mask inside its box: 1 where it is at least 1/2 at the centre of a bin, bilinearly between pixel centres.
-
-    Args:
-        masks: True where an object is.
-        boxes: left, top, right, bottom in pixels of the masks, inside them.
-        size: Bins along a side.
-    """
-    made = np.empty((len(masks), size, size), np.uint8)
-    centres = (np.arange(size) + 0.5) / size
-    for into, mask, (left, top, right, bottom) in zip(made, masks, boxes, strict=True):
-        above, below, down = _taps(top + centres * (bottom - top) - 0.5, mask.shape[0])
-        before, behind, along = _taps(left + centres * (right - left) - 0.5, mask.shape[1])
-        first, last = before[0], behind[-1] + 1
-        upper, lower = mask[above, first:last].astype(np.float32), mask[below, first:last].astype(np.float32)
-        lines = upper + (lower - upper) * down[:, None]
-        start, end = lines[:, before - first], lines[:, behind - first]
-        into[:] = start + (end - start) * along >= 0.5
-    return made
-
-
-def _taps(places: Float64[np.ndarray, " n"], extent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pixels before and behind places between pixel centres, and the weight of the latter; edges are held."""
-    places = np.clip(places, 0, extent - 1)
-    low = np.floor(places).astype(int)
-    return low, np.minimum(low + 1, extent - 1), (places - low).astype(np.float32)
 
 
 def _padded(rows: np.ndarray, count: int) -> np.ndarray:

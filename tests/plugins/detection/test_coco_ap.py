@@ -13,8 +13,8 @@ import scorelib as lib
 from random_scenes import CANVAS, as_read, named, scenes
 from spendflops_plugins.coco import CATEGORIES, COCO
 from spendflops_plugins.detection.coco_ap import CocoAP
-from spendflops_plugins.detection.evaluation import _paste
 from spendflops_plugins.detection.ground_truth import Fit
+from spendflops_plugins.detection.masks import paste
 
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
@@ -252,8 +252,8 @@ def test_a_mask_is_pasted_where_its_probabilities_are_a_half():
         cells, size = rng.random((5, 7)).astype(np.float32), (int(rng.integers(8, 30)), int(rng.integers(8, 30)))
         left, top = rng.uniform(-6, 20, 2)
         box = np.array([left, top, left + rng.uniform(2, 30), top + rng.uniform(2, 30)])
-        np.testing.assert_array_equal(_paste(cells, box, size), slowly(cells, box, size))
-    full = _paste(np.ones((28, 28), np.float32), np.array([3, 4, 10, 9.0]), (12, 12))
+        np.testing.assert_array_equal(paste(cells, box, size), slowly(cells, box, size))
+    full = paste(np.ones((28, 28), np.float32), np.array([3, 4, 10, 9.0]), (12, 12))
     np.testing.assert_array_equal(full, lib.rectangles((12, 12), [[3, 4, 10, 9]])[0])
 
 

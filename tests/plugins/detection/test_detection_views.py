@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import PIL.Image
 import pytest
-from spendflops_plugins.detection.views import DetectionViews, _crop_masks
+from spendflops_plugins.detection.views import DetectionViews
 from spendflops_plugins.shapes import Shapes
 
 from spendflops.contracts.errors import ConfigError, DataError
@@ -146,22 +146,6 @@ def slow_crop(mask, box, size):
                     inside = mask[min(max(row, 0), mask.shape[0] - 1), min(max(column, 0), mask.shape[1] - 1)]
                     values[i, j] += (1 - abs(y - row)) * (1 - abs(x - column)) * inside
     return values
-
-
-def test_masks_are_cropped_to_their_boxes_bilinearly():
-    rng = np.random.default_rng(0)
-    masks = blobs(rng, (30, 41), 6)
-    low = rng.uniform(0, (20, 15), (6, 2))
-    boxes = np.concatenate([low, low + rng.uniform(0.3, (20, 14), (6, 2))], axis=1)
-    boxes[0], boxes[1] = (0, 0, 41, 30), (3.2, 4.4, 3.3, 29.9)  # all of the image, and less than a pixel
-    got = _crop_masks(masks, boxes, size=13)
-    assert got.dtype == np.uint8 and got.shape == (6, 13, 13)
-    for mask, box, cropped in zip(masks, boxes, got, strict=True):
-        value = slow_crop(mask, box, 13)
-        clear = np.abs(value - 0.5) > 1e-5
-        assert clear.mean() > 0.9
-        np.testing.assert_array_equal(cropped[clear], value[clear] > 0.5)
-    assert 0 < got.mean() < 1
 
 
 @pytest.mark.parametrize("boxes_from", ["masks", "boxes"])
