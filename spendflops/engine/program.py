@@ -82,8 +82,11 @@ class Program:
 
     @functools.cached_property
     def model_cost(self) -> Cost:
-        """Counter B: model FLOPs of one call, exact, the same on every machine, known before compiling."""
-        return count_jaxpr(self._traced.jaxpr)
+        """Counter B: model FLOPs of one call, exact, the same on every machine, known before compiling.
+
+        What is computed again to save memory is not among them: a budget buys the same steps with and without.
+        """
+        return count_jaxpr(self._traced.jaxpr).without_recomputation()
 
     @functools.cached_property
     def hardware_cost(self) -> Cost:

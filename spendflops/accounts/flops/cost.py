@@ -136,6 +136,19 @@ class Cost:
 
     __rmul__ = __mul__
 
+    def without_recomputation(self) -> Cost:
+        """The cost of the same work with no forward value computed twice.
+
+        Raises:
+            ValueError: There is recomputation, and no op table to take it out of.
+        """
+        if not self.rematted:
+            return self
+        if not self.ops:
+            raise ValueError("recomputation cannot be taken out without the op table")
+        ops = (op for op in self.ops if not op.rematted)
+        return Cost.from_ops(ops, counter=self.counter, unknown=self.unknown)
+
     def to_json(self, *, ops: bool = False) -> dict[str, Any]:
         """A dict of JSON types; the op table is left out unless asked for."""
         record: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 Only matrix products and convolutions count. Dead code is removed first, loops are multiplied by their lengths, a
 conditional costs its most expensive branch. The result depends on shapes alone: it is the same on every machine and is
-known before compiling. Trace the whole step without remat to get model FLOPs; with remat the recomputed work is
-counted too, and reported under `Cost.rematted`.
+known before compiling. Work that `jax.checkpoint` repeats in the backward pass is counted and reported under
+`Cost.rematted`; model FLOPs are what is left without it, the count of the same program without `jax.checkpoint`.
 """
 
 from __future__ import annotations

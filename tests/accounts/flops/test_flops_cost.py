@@ -89,6 +89,17 @@ def test_phases_and_dtypes_agree():
         Cost(counter="test/1", phases={"forward": 1}, dtypes={"float32": 2})
 
 
+def test_recomputation_is_taken_out_of_phases_and_dtypes():
+    cost = Cost.from_ops([op(7), op(2, rematted=True), op(3, phase="update")], counter="test/1", unknown=["call x"])
+    left = cost.without_recomputation()
+    assert left.phases == {"forward": 7, "update": 3} and left.rematted == 0 and sum(left.dtypes.values()) == 10
+    assert left.counter == cost.counter and left.unknown == cost.unknown
+    with pytest.raises(ValueError, match="op table"):
+        Cost.from_json(cost.to_json()).without_recomputation()
+    plain = Cost.from_json(left.to_json())
+    assert plain.without_recomputation() == plain
+
+
 @pytest.mark.parametrize("ops", [False, True])
 def test_json_round_trip(ops):
     cost = Cost.from_ops([op(2**70), op(1, phase="update", rematted=True)], counter="test/1", unknown=["call x"])
