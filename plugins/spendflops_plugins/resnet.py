@@ -100,6 +100,7 @@ class ResNet(Backbone):
                 inputs = EXPANSION * inner
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
+        self.hierarchy = tuple((EXPANSION * first * 2**stage, STEM * 2**stage) for stage in range(len(depths)))
 
     def __call__(self, images: Float[Array, "B H W C"], ctx: Context, *, levels: Sequence[int] = ()) -> Features:
         """See the contract.

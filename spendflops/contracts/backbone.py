@@ -32,6 +32,8 @@ class Backbone(nnx.Module):
     image_size: tuple[int, int]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    hierarchy: tuple[tuple[int, int], ...] = ()
+    """Width and stride of every level, where the map shrinks on the way; empty where all levels have the same."""
 
     @property
     def spec(self) -> InputSpec:

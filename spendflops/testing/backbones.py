@@ -120,9 +120,16 @@ def shapes(s: Subject) -> None:
 
 @needs("shapes")
 def levels(s: Subject) -> None:
-    """``levels`` gives one map for each number that is asked for, with its grid and stride."""
-    f = s.call(lambda b, x: b(x, context(train=False), levels=(-1, 0)), s.images())
-    for number, level in zip((-1, 0), f.levels, strict=True):
+    """``levels`` gives one map for each number that is asked for, with its grid and stride; ``hierarchy`` is true."""
+    hierarchy = s.example.hierarchy
+    numbers = (-1, 0, *range(len(hierarchy)))
+    f = s.call(lambda b, x: b(x, context(train=False), levels=numbers), s.images())
+    if (found := tuple((level.tokens.shape[-1], level.stride) for level in f.levels[2:])) != hierarchy:
+        raise CheckFailed(
+            f"hierarchy {hierarchy}, but the levels have widths and strides {found}",
+            fix="one (width, stride) for each level, or leave hierarchy out",
+        )
+    for number, level in zip(numbers, f.levels, strict=True):
         if level.tokens.ndim != 3 or level.tokens.shape[1] != int(np.prod(level.grid)):
             raise CheckFailed(f"level {number} has tokens {level.tokens.shape} on a grid {level.grid}")
         if level.grid[0] * level.stride != s.example.image_size[0]:

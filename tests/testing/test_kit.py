@@ -36,6 +36,14 @@ def test_the_planted_bug_fails_its_check(group, name):
     assert outcome.reason.splitlines()[0].endswith(".") and len(outcome.reason.splitlines()) > 1
 
 
+def test_a_hierarchy_says_what_the_levels_are():
+    class Halves(planted.Patches):
+        hierarchy = ((8, 4), (8, 8))
+
+    outcome = made("backbones", Halves)["levels"]()
+    assert outcome.status == "FAILED" and "((8, 4), (8, 8)), but the levels" in outcome.reason
+
+
 def test_what_is_kept_is_given_and_not_sent_to_the_device():
     class Forgotten(planted.Beside):
         kept = ("marks", "ground_truth")
