@@ -20,12 +20,19 @@ def patch_embedding(patches: int, patch: int, width: int, *, channels: int = 3) 
 
 
 def transformer(
-    tokens: int, width: int, layers: int, *, mlp_ratio: int = 4, inner: int | None = None, hidden: int | None = None
+    tokens: int,
+    width: int,
+    layers: int,
+    *,
+    mlp_ratio: int = 4,
+    inner: int | None = None,
+    hidden: int | None = None,
+    pairs: int | None = None,
 ) -> int:
-    """Forward pass of L blocks: 2 L (4 N D I + 2 N^2 I + 2 N D M).
+    """Forward pass of L blocks: 2 L (4 N D I + 2 P I + 2 N D M).
 
-    The terms are qkv (3 N D I) with the output projection (N D I), logits with attention times value (2 N^2 I), and
-    the two MLP products. With I = D and M = 4 D this is 2 L (12 N D^2 + 2 N^2 D).
+    The terms are qkv (3 N D I) with the output projection (N D I), logits with attention times value (2 P I), and the
+    two MLP products. With I = D, M = 4 D and P = N^2 this is 2 L (12 N D^2 + 2 N^2 D).
 
     Args:
         tokens: N.
@@ -34,10 +41,12 @@ def transformer(
         mlp_ratio: M / D, where ``hidden`` is not given.
         inner: I, heads times their width; D by default.
         hidden: M, width between the MLP's products.
+        pairs: P, of a query and a key; N^2 by default. W windows of S tokens have W S^2.
     """
     inner = width if inner is None else inner
     hidden = mlp_ratio * width if hidden is None else hidden
-    return 2 * layers * (4 * tokens * width * inner + 2 * tokens**2 * inner + 2 * tokens * width * hidden)
+    pairs = tokens**2 if pairs is None else pairs
+    return 2 * layers * (4 * tokens * width * inner + 2 * pairs * inner + 2 * tokens * width * hidden)
 
 
 def resize(old: tuple[int, int], new: tuple[int, int], width: int) -> int:

@@ -85,7 +85,7 @@ def _padded(table: np.ndarray, rows: int) -> np.ndarray:
 
 
 def resize_positions(value: np.ndarray, target: Target, rule: str) -> np.ndarray:
-    """A learned table [1, P + N, D] for the target's grid; the prefix keeps its rows.
+    """A learned table [1, P + N, D] for the grid of the target's; the prefix keeps its rows.
 
     Raises:
         ValueError: The table is not of a square grid.
@@ -95,7 +95,7 @@ def resize_positions(value: np.ndarray, target: Target, rule: str) -> np.ndarray
     side = math.isqrt(len(patches))
     if side * side != len(patches):
         raise ValueError(f"{len(patches)} positions are of no square grid")
-    return np.concatenate([prefix, resize_table(patches, (side, side), trunk.grid, rule=rule)])[None]
+    return np.concatenate([prefix, resize_table(patches, (side, side), trunk.position_grid, rule=rule)])[None]
 
 
 def resize_relative(value: np.ndarray, target: Target, rule: str) -> np.ndarray:

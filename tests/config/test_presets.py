@@ -55,6 +55,15 @@ TRAINED = {  # 3 p^2 D + D (patches) + D (class token) + depth (12 D^2 + 13 D) +
     "vit_b16_openai": 85_799_424,
     "vit_b16_simmim": 85_665_360,
     "vit_viny": 4_842_880,
+    "vit_b16_1024": 85_647_360,
+    # Without class token and last norm; 196 learned positions, and 2 (2 side - 1) rows of relative ones in each block.
+    "vit_b16_vitdet": 85_647_360 - 3 * 768 + 196 * 768 + (4 * 2 * 127 + 8 * 2 * 27) * 64,
+    "vit_l16_vitdet": 303_099_904 - 3 * 1024 + 196 * 1024 + (4 * 2 * 127 + 20 * 2 * 27) * 64,
+    "vit_h16_vitdet": 630_435_840
+    + 3 * (16**2 - 14**2) * 1280
+    - 3 * 1280
+    + 196 * 1280
+    + (4 * 2 * 127 + 28 * 2 * 27) * 80,
     "resnet50": 23_508_032,
 }
 

@@ -57,6 +57,19 @@ def test_the_compiled_step_has_exactly_the_flops_of_the_traced_one(method):
     check_counters(plan(build(recipe(stage(method))), compiled=True)["programs"])
 
 
+def test_saving_memory_changes_no_price():
+    """The compiled program does more, says so, and agrees with the traced one in the rest."""
+    saving = functools.partial(VIT, remat="blocks", attention="chunked")
+    plain, program = (build_stage(stage(backbone=backbone)).train for backbone in (VIT, saving))
+    assert program.cost().phases == plain.cost().phases and program.closed_form == plain.closed_form
+    (row,) = plan(build(recipe(stage(backbone=saving))), compiled=True)["programs"]
+    repeated = row["rematted_flops_per_call"]
+    assert repeated > 0 and row["hardware_flops_per_call"] == plain.cost().total + repeated
+    check_counters([row])
+    with pytest.raises(ConfigError, match="times the FLOPs of the traced one"):
+        check_counters([row | {"rematted_flops_per_call": 0}])
+
+
 def test_one_compilation_serves_all_budgets_and_seeds_of_a_method(tmp_path):
     # A width and a batch size that no other test compiles.
     own = {"backbone": functools.partial(VIT, dim=24), "batch_size": 5}

@@ -294,4 +294,25 @@ MUTATIONS = (
         "now = ~",
         "tests/plugins/detection/test_detection_nms.py::test_t5_padding",
     ),
+    Mutation(
+        "a budget pays for recomputation",
+        "spendflops/engine/program.py",
+        "return count_jaxpr(self._traced.jaxpr).without_recomputation()",
+        "return count_jaxpr(self._traced.jaxpr)",
+        "tests/engine/test_programs.py::test_saving_memory_changes_no_price",
+    ),
+    Mutation(
+        "what is beyond the map is zero after the projection",
+        "spendflops/parts/nn/attention.py",
+        "qkv = to_windows(qkv.reshape(batch, *grid, -1), self.window, fill=alone)",
+        "qkv = to_windows(qkv.reshape(batch, *grid, -1), self.window)",
+        "tests/parts/nn/test_attention.py::test_windows_and_decomposed_positions_equal_the_loop",
+    ),
+    Mutation(
+        "the class token's row becomes a patch's",
+        f"{PLUGINS}/vit.py",
+        "patches = resize_table(value[0, prefix:], (side, side), self.position_grid, rule=self.position_resize)",
+        "patches = resize_table(value[0, : side * side], (side, side), self.position_grid, rule=self.position_resize)",
+        "tests/plugins/test_vit_dense.py::test_a_detector_starts_from_a_plain_model_without_its_class_token",
+    ),
 )

@@ -72,11 +72,10 @@ def loss_of(module, batch, also):
     return run(params, stats)
 
 
-def gradient_program(cls, *, depth, **options):
+def gradient_program(cls, *, depth, backbone=None, **options):
     """The jaxpr of an objective's loss, gradient and statistics, as text; nothing is computed."""
-    module = nnx.eval_shape(
-        lambda: cls(ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": depth})), info=INFO, rngs=nnx.Rngs(1), **options)
-    )
+    trunk = TINY | {"depth": depth} | (backbone or {})
+    module = nnx.eval_shape(lambda: cls(ViT(rngs=nnx.Rngs(0), **trunk), info=INFO, rngs=nnx.Rngs(1), **options))
     graph, params, stats = split(module)
 
     def loss(params, stats, batch):

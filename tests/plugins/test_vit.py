@@ -225,7 +225,10 @@ def test_relative_positions_refuse_what_they_are_not_defined_for():
 
 
 def test_learned_sincos_starts_from_the_table_with_a_class_row_of_zeros():
-    table = np.asarray(ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": 1}), positions="learned_sincos").pos_embed[...])
+    sizes = {"image_size": 64, "position_size": 32}
+    table = np.asarray(
+        ViT(rngs=nnx.Rngs(0), **(TINY | {"depth": 1} | sizes), positions="learned_sincos").pos_embed[...]
+    )
     np.testing.assert_array_equal(table[0, 0], 0)
     np.testing.assert_array_equal(table[0, 1:], sincos_table((4, 4), 32))
 
@@ -299,7 +302,16 @@ def test_bfloat16_is_close_to_float32_and_gives_float32():
         ({"gelu": "relu"}, "known"),
         ({"compute_dtype": "float16"}, "bfloat16"),
         ({"positions": "learned", "position_resize": "exact"}, "fixed table"),
-        ({"relative_positions": "each"}, "none, shared"),
+        ({"positions": "none", "position_size": 16}, "position_size"),
+        ({"relative_positions": "each"}, "none, shared, decomposed"),
+        ({"attention": "flash"}, "plain, chunked"),
+        ({"remat": "all"}, "none, blocks"),
+        ({"window": 2}, "class token"),
+        ({"relative_positions": "decomposed"}, "class token"),
+        ({"window": 0, "class_token": False, "pooling": "mean"}, "positive"),
+        ({"window": 2, "relative_positions": "shared", "class_token": False, "pooling": "mean"}, "whole images"),
+        ({"window": 2, "global_blocks": (2,), "class_token": False, "pooling": "mean"}, "0 to depth - 1"),
+        ({"global_blocks": (0,)}, "set window"),
         ({"relative_resize": "torch_bicubic"}, "relative_positions = 'shared'"),
         ({"relative_positions": "shared", "relative_resize": "bicubic"}, "torch_bicubic"),
     ],
@@ -318,7 +330,10 @@ from spendflops_plugins.segmentation import Segmentation
 from spendflops_plugins.simclr import SimCLR
 from spendflops_plugins.supervised import Supervised
 small = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
-for cls, options in ((MAE, small), (SimCLR, {}), (Supervised, {}), (Segmentation, {"channels": 8})):
+dense = {"class_token": False, "pooling": "mean", "window": 3, "relative_positions": "decomposed"}
+dense |= {"remat": "blocks", "attention": "chunked"}
+many = ((MAE, small), (SimCLR, {}), (Supervised, {"backbone": dense}), (Segmentation, {"channels": 8}))
+for cls, options in many:
     print(cls.__name__, hashlib.sha256(gradient_program(cls, depth=1, **options).encode()).hexdigest())
 """
 
@@ -367,7 +382,17 @@ def test_a_fixed_table_is_that_of_pretraining_resampled(rule):
     # The smaller model, given the larger image, resamples its own table: the larger one has the same.
     np.testing.assert_allclose(at_once, moved, atol=1e-6)
     assert np.abs(at_once - tiny(image_size=64).embed(images).pos).max() > 0.1
-    learned = tiny(image_size=64, position_size=32, positions="learned_sincos", position_resize="torch_bicubic")
-    assert learned.pos_embed.shape == (1, 65, 32)
-    with pytest.raises(ConfigError, match="fixed tables"):
-        tiny(positions="learned", position_size=32)
+
+
+@pytest.mark.parametrize("positions", ["learned", "learned_sincos"])
+def test_a_learned_table_is_stored_for_its_size_and_trained_through_the_resampling(positions):
+    model = tiny(image_size=64, position_size=32, positions=positions, class_token=False, pooling="mean", depth=1)
+    table = model.pos_embed[...]
+    assert table.shape == (1, 16, 32)
+    graph, params, stats = split(model)
+    embed = lambda p: nnx.merge(graph, p, stats).embed(jnp.zeros((1, 64, 64, 3), jnp.uint8)).pos  # noqa: E731
+    pos, pull = jax.vjp(jax.jit(embed), params)
+    np.testing.assert_allclose(pos[0], resize_table(table[0], (4, 4), (8, 8), rule="torch_bicubic"), atol=1e-6)
+    # The weights of every place sum to 1, so that a gradient of ones sums to 64 places.
+    gradient = pull(jnp.ones_like(pos))[0]["pos_embed"]
+    np.testing.assert_allclose(np.sum(gradient, axis=1), 64, rtol=1e-5)

@@ -32,6 +32,15 @@ VINY = {
 }
 OPENAI = {"positions": "learned", "pre_norm": True, "patch_bias": False, "gelu": "quick", "init": "clip"}
 MEAN = {"class_token": False, "pooling": "mean"}
+VITDET = MEAN | {
+    "positions": "learned_sincos",
+    "position_size": 24,
+    "relative_positions": "decomposed",
+    "relative_resize": "torch_bilinear",
+    "window": 3,
+    "global_blocks": (1,),
+    "final_norm": False,
+}
 
 
 def abstract(size, patch, depth=None, **options):
@@ -122,7 +131,7 @@ def programs(model, *, images, size, kept):
     shapes = params, jax.ShapeDtypeStruct((images, *size, 3), jnp.uint8)
     for train, function in ((False, value), (True, jax.value_and_grad(value))):
         yield (
-            count_jaxpr(jax.make_jaxpr(function)(*shapes)).total,
+            count_jaxpr(jax.make_jaxpr(function)(*shapes)).without_recomputation().total,
             model.flops(size, kept=kept, train=train, images=images),
         )
 
@@ -140,6 +149,10 @@ def programs(model, *, images, size, kept):
         (VINY | {"image_size": 32, "head_dim": 16, "mlp_ratio": 2.0}, (32, 32), None),
         (VINY | {"image_size": 32, "compute_dtype": "bfloat16"}, (32, 40), 7),
         (OPENAI, (32, 32), None),
+        (VITDET, (32, 32), None),
+        (VITDET | {"remat": "blocks", "compute_dtype": "bfloat16"}, (48, 24), None),
+        (VITDET | {"attention": "chunked", "relative_positions": "none", "relative_resize": None}, (40, 32), None),
+        ({"remat": "blocks", "attention": "chunked"}, (32, 32), 7),
     ],
 )
 def test_closed_form_is_the_count_of_the_traced_program(options, size, kept):
@@ -160,6 +173,20 @@ def test_closed_form_of_published_sizes():
     assert round(abstract((128, 12, 8), 16, **VINY).flops(kept=63) / 2e9, 4) == 0.3586
     # With a head of 768 x 768 on each of the 196 patches.
     assert round((abstract("B", 16, **SIMMIM).flops() / 2 + 196 * 768 * 768) / 1e9, 3) == 17.679
+
+
+def test_closed_form_at_1024_pixels():
+    """Forward, in 1e9 products (downstream 2.5, T15): all blocks global, with a class token, with ViTDet's windows."""
+    large = {"image_size": 1024, "position_size": 224, "final_norm": False}
+    windows = {"window": 14, "global_blocks": (2, 5, 8, 11)}
+    plain, token, windowed, relative = (
+        abstract("B", 16, **large, **options).flops() / 2e9
+        for options in (MEAN, {}, MEAN | windows, MEAN | windows | {"relative_positions": "decomposed"})
+    )
+    assert round(plain) == 660 and round(token, 1) == 659.8 and round(windowed) == 465
+    # Every query of a whole map with 64 + 64 rows of the tables, of a window with 14 + 14.
+    products = 4 * 4096 * 768 * 128 + 8 * 25 * 196 * 768 * 28
+    assert relative - windowed == pytest.approx(products / 1e9, rel=1e-9) and relative < 1.01 * 465
 
 
 def test_positions_at_96_pixels_cost_one_small_product_an_axis():

@@ -345,8 +345,9 @@ def test_the_weights_of_the_golden_runs_are_read_as_they_were_written(name):
         assert np.array_equal(values[path], np.asarray(value).astype(np.float32)), path
 
 
-def test_positions_are_resized_when_that_is_asked_for():
-    case = dataclasses.replace(CASES["timm"], backbone={"positions": "learned", "image_size": 48})
+@pytest.mark.parametrize("sizes", [{"image_size": 48}, {"image_size": 64, "position_size": 48}])
+def test_positions_are_resized_when_that_is_asked_for(sizes):
+    case = dataclasses.replace(CASES["timm"], backbone={"positions": "learned"} | sizes)
     file = case.file()
     with pytest.raises(DataError, match=r"\(1, 17, 32\), the model has \(1, 37, 32\), another image size: .*--resize"):
         case.read(file, using="timm")

@@ -11,10 +11,13 @@ from jaxtyping import Array, Bool, Float
 
 from spendflops.contracts.errors import ConfigError, suggest
 from spendflops.contracts.types import Context
+from spendflops.parts import closed_form
 from spendflops.parts.nn.attention import Attention
+from spendflops.parts.nn.decomposed import DecomposedBias
 from spendflops.parts.nn.initialisers import Scheme, scheme
 from spendflops.parts.nn.linear import Linear
 from spendflops.parts.nn.norm import LayerNorm
+from spendflops.parts.nn.token_windows import window_count
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "erf": lambda x: jax.nn.gelu(x, approximate=False),
@@ -86,6 +89,7 @@ class Block(nnx.Module):
         mlp_ratio: Hidden width of the MLP over ``dim``.
         qkv_bias: Whether the fused projection has a bias.
         key_bias: Whether that bias has a part for the keys.
+        window, relative, attention: Of :class:`spendflops.parts.nn.attention.Attention`.
         layer_scale: Initial value of the factors gamma_1, gamma_2 [dim] (LayerScale, Touvron et al. 2021, eq. 4); None
             for none.
         gelu: "erf", "tanh" or "quick".
@@ -106,6 +110,9 @@ class Block(nnx.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         key_bias: bool = True,
+        window: int | None = None,
+        relative: DecomposedBias | None = None,
+        attention: str = "plain",
         layer_scale: float | None = None,
         gelu: str = "erf",
         eps: float = 1e-6,
@@ -123,6 +130,9 @@ class Block(nnx.Module):
             head_dim=head_dim,
             qkv_bias=qkv_bias,
             key_bias=key_bias,
+            window=window,
+            relative=relative,
+            attention=attention,
             qkv_init=start.qkv,
             kernel_init=start.output(number),
             bias_init=start.proj_bias((head_dim or dim // heads) * heads),
@@ -143,10 +153,25 @@ class Block(nnx.Module):
         *,
         mask: Bool[Array, "B 1 N N"] | None = None,
         bias: Float[Array, "H N N"] | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Array, "B N D"]:
         """``ctx`` must be this block's own (``ctx.scoped``): blocks that share one would drop the same examples."""
-        x = x + self._branch(self.attn(self.norm1(x), mask=mask, bias=bias), self.gamma_1, ctx, "attn")
+        x = x + self._branch(self.attn(self.norm1(x), mask=mask, bias=bias, grid=grid), self.gamma_1, ctx, "attn")
         return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2, ctx, "mlp")
+
+    def flops(self, tokens: int, grid: tuple[int, int]) -> tuple[int, int]:
+        """Forward for one image of ``tokens``, those of ``grid`` among them; and what is done once a call."""
+        attn, (width, hidden) = self.attn, self.mlp.fc1.kernel.shape
+        side, maps, pairs = attn.window, 1, None
+        if side is not None:
+            grid, maps = (side, side), window_count(grid, side)
+            pairs = maps * side**4
+        inner = attn.heads * attn.head_dim
+        total = closed_form.transformer(tokens, width, 1, inner=inner, hidden=hidden, pairs=pairs)
+        if attn.relative is None:
+            return total, 0
+        products, tables = attn.relative.flops(grid, heads=attn.heads)
+        return total + maps * products, tables
 
     def _branch(self, y: Array, gamma: nnx.Param | None, ctx: Context, name: str) -> Array:
         y = y if gamma is None else gamma[...] * y

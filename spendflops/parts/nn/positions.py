@@ -6,6 +6,7 @@ All rules are separable: one [n_out, n_in] matrix an axis, built in float64 with
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -141,3 +142,15 @@ def resize_table(
     resized = xp.einsum("yr,rcd->ycd", rows, table.reshape(*old, -1), **high)
     resized = xp.einsum("xc,ycd->yxd", cols, resized, **high)
     return resized.reshape(new[0] * new[1], -1)
+
+
+def square_grid(rows: int) -> tuple[int, int] | None:
+    """Rows of the class token, 0 or 1, and the side of the square grid of a table with ``rows`` rows.
+
+    Two successive numbers above 1 are not both squares, so that there is one answer at most; None where there is none.
+    """
+    for prefix in (0, 1):
+        side = math.isqrt(rows - prefix)
+        if side and side * side == rows - prefix:
+            return prefix, side
+    return None
