@@ -135,3 +135,42 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         y = convolve(x, self.kernel[...], stride=self.stride, dtype=self.compute_dtype)
         return y if self.bias is None else y + self.bias[...]
+
+
+class Deconv(nnx.Module):
+    """A transposed convolution whose stride is its kernel's side, as the product that it is: nothing overlaps.
+
+    Pixel (i, j) of the input gives the ``size`` x ``size`` pixels of the result from (size i, size j) on, pixel (a, b)
+    of them by ``kernel[a, b]``. Parameters are float32.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        rngs: Source of the initial values.
+        kernel_init: Of ``kernel`` [size, size, inputs, outputs].
+        size: Side of the kernel.
+        bias_init: Of the bias.
+        compute_dtype: Of the operands of the product.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        kernel_init: Initialiser,
+        size: int = 2,
+        bias_init: Initialiser = zeros,
+        compute_dtype=None,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), (outputs,), jnp.float32))
+        self.compute_dtype = compute_dtype
+
+    def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B H W O"]:
+        batch, rows, cols, inputs = x.shape
+        size, outputs = self.kernel.shape[0], self.kernel.shape[3]
+        flat = self.kernel[...].transpose(2, 0, 1, 3).reshape(inputs, -1)
+        y = matmul(x, flat, dtype=self.compute_dtype).reshape(batch, rows, cols, size, size, outputs)
+        return y.swapaxes(2, 3).reshape(batch, size * rows, size * cols, outputs) + self.bias[...]

@@ -11,8 +11,9 @@ import pytest
 from flax import nnx
 
 from spendflops.accounts.flops import count_jaxpr
-from spendflops.parts.closed_form import convolution
-from spendflops.parts.nn.conv import Conv, convolve
+from spendflops.parts.closed_form import convolution, linear
+from spendflops.parts.nn.conv import Conv, Deconv, convolve
+from spendflops.parts.nn.initialisers import torch_uniform
 
 
 def loop(x, kernel, stride):
@@ -94,3 +95,32 @@ def test_layer_has_a_stride_and_a_bias():
     x = jnp.ones((1, 5, 5, 3))
     np.testing.assert_allclose(layer(x), convolve(x, layer.kernel[...], stride=2) + jnp.arange(4.0), atol=1e-6)
     assert Conv(3, 4, rngs=nnx.Rngs(0), bias=False).bias is None
+
+
+@pytest.mark.parametrize("size, grid", [(2, (3, 2)), (3, (1, 4)), (1, (2, 2))])
+def test_deconvolution_equals_the_loop(size, grid):
+    rng = np.random.default_rng(0)
+    layer = Deconv(4, 5, rngs=nnx.Rngs(0), size=size, kernel_init=torch_uniform(4))
+    graph, state = nnx.split(layer)
+    with jax.enable_x64(True):
+        p = jax.tree.map(lambda v: rng.normal(size=v.shape), nnx.to_pure_dict(state))
+        x = rng.normal(size=(2, *grid, 4))
+        result = np.asarray(jax.jit(lambda p, x: nnx.merge(graph, p)(x))(p, x))
+    expected = np.zeros((2, size * grid[0], size * grid[1], 5))
+    for i in range(grid[0]):
+        for j in range(grid[1]):
+            for a in range(size):
+                for b in range(size):
+                    expected[:, size * i + a, size * j + b] = x[:, i, j] @ p["kernel"][a, b] + p["bias"]
+    np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-10)
+    traced = jax.make_jaxpr(lambda x: layer(x))(jax.ShapeDtypeStruct((2, *grid, 4), jnp.float32))
+    assert count_jaxpr(traced).total == 2 * linear(grid[0] * grid[1], 4, size * size * 5)
+
+
+def test_deconvolution_in_bfloat16_gives_float32():
+    layer = Deconv(4, 5, rngs=nnx.Rngs(0), kernel_init=torch_uniform(4), compute_dtype=jnp.bfloat16)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 2, 4)), jnp.float32)
+    y, pull = jax.vjp(lambda x: layer(x), x)
+    assert y.dtype == jnp.float32 and pull(y)[0].dtype == jnp.float32
+    wide = Deconv(4, 5, rngs=nnx.Rngs(0), kernel_init=torch_uniform(4))(x)
+    assert 0 < np.linalg.norm(y - wide) < 0.02 * np.linalg.norm(wide)
