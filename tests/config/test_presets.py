@@ -30,7 +30,13 @@ OVER = ("paper", "small")
 PARTS = ("evaluators", "transfer")
 """Folders of files that recipes include: checked in the least recipe that has room for them."""
 
-INCLUDED = ("paper/overlays.gin", "paper/ade20k_stage.gin", "paper/pets_viny_stage.gin")
+INCLUDED = (
+    "paper/overlays.gin",
+    "paper/ade20k_stage.gin",
+    "paper/coco_stage.gin",
+    "paper/pets_viny_stage.gin",
+    "paper/vitdet_optimizer.gin",
+)
 """Files of OVER that are parts of others, of which all of theirs is used."""
 FRAGMENTS = [
     f
