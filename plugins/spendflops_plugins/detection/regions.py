@@ -52,7 +52,7 @@ def sample_regions(
         every, there = jnp.concatenate([found, truth]), jnp.concatenate([there, valid])
         matched = match(every, truth, valid, low=overlap, high=overlap, low_quality=False)
         label, places = jnp.where(there, matched.label, -1), min(count, len(every))
-        chosen = sample(label, key, count=places, positive_fraction=min(positives, places) / places)
+        chosen = sample(label, key, count=places, positives=min(positives, places))
         at = chosen.index
         return Regions(boxes=every[at], valid=chosen.valid, positive=chosen.positive, index=matched.index[at])
 

@@ -130,7 +130,7 @@ class RPN(nnx.Module):
 
         def targets(truth: Array, valid: Array, key: Array) -> tuple[Array, Array, Array]:
             found = match(every, truth, valid, low=rules.low, high=rules.high, low_quality=True)
-            positive, negative = sample_masks(found.label, key, count=rules.samples, positive_fraction=0.5)
+            positive, negative = sample_masks(found.label, key, count=rules.samples, positives=rules.samples // 2)
             return boxes.encode(truth[found.index], every), positive, negative
 
         wanted, positive, negative = jax.vmap(targets)(truth, valid, jax.random.split(key, len(truth)))

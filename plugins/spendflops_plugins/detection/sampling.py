@@ -5,7 +5,6 @@ No matrix product: the FLOP counters count nothing here.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -29,10 +28,10 @@ class Sampled(NamedTuple):
     valid: Bool[Array, " K"]
 
 
-def sample(label: Int8[Array, " N"], key: Key[Array, ""], *, count: int, positive_fraction: float) -> Sampled:
+def sample(label: Int8[Array, " N"], key: Key[Array, ""], *, count: int, positives: int) -> Sampled:
     """Draws ``count`` boxes without replacement.
 
-    At most floor(count * positive_fraction) are positive; negatives fill up what is left. Each set is uniform among all
+    At most ``positives`` are positive; negatives fill up what is left. Each set is uniform among all
     of its size. The largest of random float32 numbers are drawn, for which nothing has to be sorted; two numbers that
     are equal, one pair in 2^23, favour the first box.
 
@@ -40,29 +39,29 @@ def sample(label: Int8[Array, " N"], key: Key[Array, ""], *, count: int, positiv
         label: 1 positive, 0 negative; other boxes are never drawn.
         key: Of the draw.
         count: K.
-        positive_fraction: 0 to 1.
+        positives: The most of them, 0 to K.
 
     Raises:
-        ConfigError: A fraction outside its range.
+        ConfigError: More positives than boxes.
     """
-    if not 0 <= positive_fraction <= 1:
-        raise ConfigError(f"positive_fraction is {positive_fraction}", fix="give a number from 0 to 1")
+    if not 0 <= positives <= count:
+        raise ConfigError(f"up to {positives} positive boxes of {count}", fix="give a number from 0 to the other")
     luck = jax.random.uniform(key, label.shape, jnp.float32)
-    positives, found = _largest(luck, label == 1, math.floor(count * positive_fraction), count)
+    firsts, found = _largest(luck, label == 1, positives, count)
     negatives, left = _largest(luck, label == 0, count, count)
     slot, taken = jnp.arange(count), found.sum()
     positive = slot < taken
     rest = jnp.maximum(slot - taken, 0)
     valid = positive | left[rest]
-    index = jnp.where(positive, positives, negatives[rest])
+    index = jnp.where(positive, firsts, negatives[rest])
     return Sampled(jnp.where(valid, index, 0), positive, valid)
 
 
 def sample_masks(
-    label: Int8[Array, " N"], key: Key[Array, ""], *, count: int, positive_fraction: float
+    label: Int8[Array, " N"], key: Key[Array, ""], *, count: int, positives: int
 ) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
     """The positives and the negatives that :func:`sample` draws, marked among all boxes: for losses over anchors."""
-    drawn = sample(label, key, count=count, positive_fraction=positive_fraction)
+    drawn = sample(label, key, count=count, positives=positives)
 
     def mark(which: Bool[Array, " K"]) -> Bool[Array, " N"]:
         beyond = jnp.where(which, drawn.index, len(label))

@@ -8,7 +8,7 @@ from spendflops_plugins.detection.sampling import sample, sample_masks
 
 from spendflops.contracts.errors import ConfigError
 
-JITTED = jax.jit(sample, static_argnames=("count", "positive_fraction"))
+JITTED = jax.jit(sample, static_argnames=("count", "positives"))
 
 
 def labels(positive, negative, neither, seed=0):
@@ -22,7 +22,7 @@ def labels(positive, negative, neither, seed=0):
 )
 def test_counts(positive, negative, want):
     label = labels(positive, negative, 270 - positive - negative)
-    drawn = JITTED(jnp.asarray(label), jax.random.key(0), count=32, positive_fraction=0.25)
+    drawn = JITTED(jnp.asarray(label), jax.random.key(0), count=32, positives=8)
     index, first, valid = map(np.asarray, drawn)
     assert (index.dtype, index.shape, first.shape, valid.shape) == (np.int32, (32,), (32,), (32,))
     taken, others = want
@@ -33,14 +33,14 @@ def test_counts(positive, negative, want):
     assert len(set(index[valid])) == taken + others and (index[~valid] == 0).all()
 
 
-@pytest.mark.parametrize("count, fraction, most", [(10, 0.55, 5), (10, 0.0, 0), (10, 1.0, 10), (7, 0.5, 3)])
-def test_the_quota_is_rounded_down(count, fraction, most):
-    drawn = JITTED(jnp.asarray(labels(40, 40, 0)), jax.random.key(1), count=count, positive_fraction=fraction)
+@pytest.mark.parametrize("count, most", [(10, 5), (10, 0), (10, 10), (7, 3)])
+def test_the_quota(count, most):
+    drawn = JITTED(jnp.asarray(labels(40, 40, 0)), jax.random.key(1), count=count, positives=most)
     assert int(drawn.positive.sum()) == most and bool(drawn.valid.all())
 
 
 def test_fewer_boxes_than_slots():
-    drawn = JITTED(jnp.asarray([0, 1, 0], jnp.int8), jax.random.key(0), count=8, positive_fraction=0.5)
+    drawn = JITTED(jnp.asarray([0, 1, 0], jnp.int8), jax.random.key(0), count=8, positives=4)
     assert drawn.positive.tolist() == [True] + [False] * 7
     assert drawn.valid.tolist() == [True] * 3 + [False] * 5
     assert sorted(drawn.index[:3].tolist()) == [0, 1, 2]
@@ -50,7 +50,7 @@ def test_masks_are_the_same_draw():
     label, keys = np.stack([labels(30, 300, 50, s) for s in range(6)]), jax.random.split(jax.random.key(2), 6)
     label[4][label[4] == 0] = -1  # positives alone
     label[5] = -1
-    options = {"count": 40, "positive_fraction": 0.5}
+    options = {"count": 40, "positives": 20}
     drawn = jax.jit(jax.vmap(lambda x, k: sample(x, k, **options)))(label, keys)
     positive, negative = jax.jit(jax.vmap(lambda x, k: sample_masks(x, k, **options)))(label, keys)
     for row in range(6):
@@ -64,7 +64,7 @@ def test_masks_are_the_same_draw():
 def test_each_box_is_as_likely_as_any_other_of_its_kind():
     label, draws = jnp.asarray(labels(12, 30, 8)), 4000
     keys = jax.random.split(jax.random.key(3), draws)
-    positive, negative = jax.jit(jax.vmap(lambda k: sample_masks(label, k, count=16, positive_fraction=0.25)))(keys)
+    positive, negative = jax.jit(jax.vmap(lambda k: sample_masks(label, k, count=16, positives=4)))(keys)
     for which, kind, chance in ((positive, 1, 4 / 12), (negative, 0, 12 / 30)):
         shares = np.asarray(which).mean(axis=0)
         assert (shares[np.asarray(label) != kind] == 0).all()
@@ -78,17 +78,17 @@ def test_each_box_is_as_likely_as_any_other_of_its_kind():
 def test_a_key_decides():
     label = jnp.asarray(labels(50, 50, 0))
     first, again, other = (
-        JITTED(label, jax.random.key(seed), count=16, positive_fraction=0.5).index.tolist() for seed in (0, 0, 1)
+        JITTED(label, jax.random.key(seed), count=16, positives=8).index.tolist() for seed in (0, 0, 1)
     )
     assert first == again != other
 
 
 def test_many_anchors_are_not_sorted():
     shapes = jax.ShapeDtypeStruct((4096,), jnp.int8), jax.eval_shape(lambda: jax.random.key(0))
-    run = jax.jit(lambda x, k: sample_masks(x, k, count=256, positive_fraction=0.5))
+    run = jax.jit(lambda x, k: sample_masks(x, k, count=256, positives=128))
     assert "sort(" not in run.lower(*shapes).compile().as_text()
 
 
-def test_a_fraction_outside_its_range_is_refused():
-    with pytest.raises(ConfigError, match=r"positive_fraction is 1\.5"):
-        sample(jnp.zeros(4, jnp.int8), jax.random.key(0), count=2, positive_fraction=1.5)
+def test_more_positives_than_boxes_are_refused():
+    with pytest.raises(ConfigError, match="up to 3 positive boxes of 2"):
+        sample(jnp.zeros(4, jnp.int8), jax.random.key(0), count=2, positives=3)
