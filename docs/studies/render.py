@@ -20,6 +20,8 @@ from spendflops.study.points import Axis, Report, axes
 from spendflops.study.report import text
 
 HERE = Path(__file__).parent
+ALSO = ("box_ap50", "mask_ap", "mask_ap50")
+"""Figures that stand beside a score where an evaluator gives them."""
 HEAD = """# Studies that were run
 
 Written by `docs/studies/render.py` from the reports beside it. ±: one standard deviation over the seeds. Distance: how
@@ -96,12 +98,14 @@ def transfers(body: dict[str, Any]) -> list[str]:
     lines = []
     for axis in axes(report.rows):
         found = sorted(points(select(report.rows, axis), vary=varying(report.rows)), key=lambda p: -p.estimate.value)
+        others = [name for name in ALSO if any(name in s.others for p in found for r in p.rows for s in r.scores)]
         lines += [
             f"{axis.metric} in {axis.unit} on {axis.place}, `{axis.protocol}`:",
             "",
-            "| method | budget | score | FLOPs paid | pre-training | transfer | tuning |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-            *(_line(point, axis) for point in found),
+            f"| method | budget | score | {''.join(f'{name} | ' for name in others)}FLOPs paid | pre-training | transfer "
+            "| tuning |",
+            f"| --- |{' ---: |' * (6 + len(others))}",
+            *(_line(point, axis, others) for point in found),
             "",
         ]
     for item in by_labels(report.rows):
@@ -123,12 +127,15 @@ def transfers(body: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _line(point: Point, axis: Axis) -> str:
+def _line(point: Point, axis: Axis, others: list[str]) -> str:
     first, budget = point.rows[0], "-" if point.budget is None else f"{point.budget:.0e}".replace("e+", "e")
     costs = (first.cost(), first.flops.get("pretrain"), first.flops.get("transfer"), first.tuning)
-    return (
-        f"| {point.name} | {budget} | {text.score(point.estimate, axis)} | {' | '.join(text.flops(c) for c in costs)} |"
-    )
+    said = [
+        statistics.mean(s.others[name] for r in point.rows for s in r.scores if s.protocol == axis.protocol)
+        for name in others
+    ]
+    cells = [text.score(point.estimate, axis), *(f"{value:.3f}" for value in said), *map(text.flops, costs)]
+    return f"| {point.name} | {budget} | {' | '.join(cells)} |"
 
 
 def _gain(found: Mean | None) -> str:

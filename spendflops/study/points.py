@@ -53,6 +53,7 @@ class Score:
         spread: What the ``n`` values are, e.g. ``"3 label subsets"``.
         dataset: The data that were scored, not those of pre-training.
         unit: ``"%"``, or empty for a pure number.
+        others: What else the evaluator says, by name, as it says it: fractions are fractions.
 
     Raises:
         DataError: Not finite, or a standard deviation of fewer than two values.
@@ -69,6 +70,7 @@ class Score:
     dataset: str = ""
     split: str = ""
     unit: str = ""
+    others: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not math.isfinite(self.value) or (self.sd is not None and not math.isfinite(self.sd)):

@@ -140,6 +140,7 @@ def _score(score: Mapping[str, Any]) -> Score:
         dataset=dataset,
         split=split,
         unit=score["unit"],
+        others={n: v for n, v in values.items() if not re.fullmatch(rf"{re.escape(primary)}(_sd|_n|/.*)?", n)},
     )
 
 

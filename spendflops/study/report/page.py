@@ -103,6 +103,10 @@ def _axis(item: Analysis, index: int, series: Sequence[str]) -> str:
         marks[0] = f"{marks[0]} best".strip()
     caption = f"{title}, best first. ◆ marks the front, ± is one standard deviation ({text.listing(_sources(item))})."
     parts.append(tables.html(caption, head, [cells for _, cells in found], marks=marks, label=f"Results: {title}"))
+    head, lines = tables.others(item)
+    if lines:
+        table = tables.html(f"All figures: {title}, means over the seeds.", head, lines, label=f"All figures: {title}")
+        parts.append(f"<details><summary>All figures</summary>{table}</details>")
     parts.append('<p class="meta"><a href="#rule">How a verdict is reached</a></p></section>')
     return "".join(parts)
 

@@ -82,6 +82,28 @@ def _result(item: Verdict, analysis: Analysis) -> list[Cell]:
     ]
 
 
+def others(analysis: Analysis) -> tuple[list[str], list[list[Cell]]]:
+    """Header and rows of what evaluators say beside the score, means over the seeds; no rows where there is nothing."""
+    order = sorted(analysis.verdicts, key=lambda v: -v.point.estimate.value * analysis.axis.sign)
+    said = [[_said(row, analysis) for row in v.point.rows] for v in order]
+    names = list(dict.fromkeys(name for rows in said for row in rows for name in row))
+    if not names:
+        return [], []
+    lines = []
+    for item, rows in zip(order, said, strict=True):
+        budget = item.point.budget
+        found = [[row[name] for row in rows if name in row] for name in names]
+        means = [f"{statistics.mean(values):.4g}" if values else text.NONE for values in found]
+        known = text.flops(budget) if budget is not None else text.NONE
+        lines.append([Cell(item.point.name), Cell(known, number=True), *(Cell(mean, number=True) for mean in means)])
+    return ["Method", "Budget", *names], lines
+
+
+def _said(row: Row, analysis: Analysis) -> Mapping[str, float]:
+    axis = analysis.axis
+    return next((s.others for s in row.scores if (s.protocol, s.metric) == (axis.protocol, axis.metric)), {})
+
+
 def epochs(row: Row) -> str:
     """How often the data were seen, or a dash without pre-training or with endless data."""
     return text.digits3(row.epochs) if row.epochs else text.NONE
