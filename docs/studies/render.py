@@ -22,6 +22,7 @@ from spendflops.study.report import text
 HERE = Path(__file__).parent
 ALSO = ("box_ap50", "mask_ap", "mask_ap50")
 """Figures that stand beside a score where an evaluator gives them."""
+PAID = ("FLOPs paid", "pre-training", "transfer", "tuning")
 HEAD = """# Studies that were run
 
 Written by `docs/studies/render.py` from the reports beside it. ±: one standard deviation over the seeds. Distance: how
@@ -102,9 +103,8 @@ def transfers(body: dict[str, Any]) -> list[str]:
         lines += [
             f"{axis.metric} in {axis.unit} on {axis.place}, `{axis.protocol}`:",
             "",
-            f"| method | budget | score | {''.join(f'{name} | ' for name in others)}FLOPs paid | pre-training | transfer "
-            "| tuning |",
-            f"| --- |{' ---: |' * (6 + len(others))}",
+            f"| {' | '.join(['method', 'budget', 'score', *others, *PAID])} |",
+            f"| --- |{' ---: |' * (2 + len(others) + len(PAID))}",
             *(_line(point, axis, others) for point in found),
             "",
         ]
