@@ -31,6 +31,7 @@ _NAMES = {
     "Evaluation": "spendflops.engine.recipe",
     "InitFrom": "spendflops.engine.recipe",
     "run_recipe": "spendflops.engine.loop",
+    "FeatureCache": "spendflops.engine.feature_cache",
     "load": "spendflops.engine.load",
     "Study": "spendflops.study.grid",
 }

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Runs of one test must not find what those of another have kept.
+os.environ["SPENDFLOPS_FEATURES"] = ""
+
 
 @pytest.fixture(scope="module")
 def install(tmp_path_factory):

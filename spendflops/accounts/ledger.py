@@ -2,7 +2,7 @@
 
 Rows of ``kind`` ``productive`` are the run; ``wasted`` rows are steps that were done again after a kill, counted once.
 Productive rows are written after the checkpoint that makes them permanent, at fixed steps: after any number of kills
-they are those of an uninterrupted run.
+they are those of an uninterrupted run, but for ``seconds`` and ``cached``.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Entry:
         kind: ``"productive"`` or ``"wasted"``.
         seconds: Wall time; not part of what a resumed run must reproduce.
         note: Reason of a missing number.
+        cached: How many of the calls were not run, because an earlier pass had kept what they give. They cost what they
+            cost then, so they are in ``calls``; like ``seconds``, no part of what a resumed run must reproduce.
     """
 
     program: str
@@ -48,6 +50,7 @@ class Entry:
     kind: str = "productive"
     seconds: float | None = None
     note: str = ""
+    cached: int = 0
 
     @property
     def total(self) -> int:
@@ -98,6 +101,10 @@ class Ledger:
     def total(self, *, role: str | None = None, kind: str = "productive") -> int:
         """Model FLOPs, of one role or of all."""
         return sum(e.total for e in self.entries if e.kind == kind and role in (None, e.role))
+
+    def cached(self) -> int:
+        """Model FLOPs within :meth:`total` that were not spent again: an earlier pass had kept what they give."""
+        return sum(e.cached * e.flops for e in self.entries if e.kind == "productive")
 
     def hardware_total(self, *, role: str | None = None) -> int | None:
         """FLOPs of the compiled programs; None where one could not be counted."""

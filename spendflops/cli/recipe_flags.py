@@ -44,6 +44,25 @@ def load(known: flags.FlagValues, root: str, base: str | None = None) -> Any:
     return config.load(composition, root=root)
 
 
+def define_features(known: flags.FlagValues) -> None:
+    """The flag of the verbs that score models."""
+    text = "GB of features of scored models that are kept for later evaluations of the same weights; 0 keeps none."
+    flags.DEFINE_float("feature_cache", 4.0, text, lower_bound=0, flag_values=known)
+
+
+def features(known: flags.FlagValues) -> Any:
+    """Where features are kept: the folder ``SPENDFLOPS_FEATURES``, or the user's cache; None for an empty name."""
+    import os
+    from pathlib import Path
+
+    from spendflops.engine.feature_cache import FeatureCache
+
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spendflops" / "features"
+    folder = os.environ.get("SPENDFLOPS_FEATURES", str(default))
+    limit = int(known.feature_cache * 10**9)
+    return FeatureCache(folder=Path(folder), limit=limit) if folder and limit else None
+
+
 def use_cache() -> None:
     """Keeps compilations on disk, so that a second run of a program starts at once."""
     import os

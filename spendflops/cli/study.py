@@ -16,6 +16,7 @@ from spendflops.contracts import errors
 def define(known: flags.FlagValues) -> None:
     """The flags of this verb."""
     recipe_flags.define(known)
+    recipe_flags.define_features(known)
     flags.DEFINE_bool("retry", False, "Run rows that failed before again.", flag_values=known)
 
 
@@ -46,7 +47,13 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
         for name, text in texts.items():
             write_atomically(folder / name, text)
         launch = Launch(
-            study=loaded.object, folder=folder, retry=known.retry, quiet=known.quiet, command=command, texts=texts
+            study=loaded.object,
+            folder=folder,
+            retry=known.retry,
+            quiet=known.quiet,
+            command=command,
+            texts=texts,
+            features=recipe_flags.features(known),
         )
         report = launch.run()
         paths = write(report, folder)

@@ -14,6 +14,7 @@ from spendflops.contracts import errors
 def define(known: flags.FlagValues) -> None:
     """The flags of this verb."""
     recipe_flags.define(known)
+    recipe_flags.define_features(known)
 
 
 def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
@@ -36,7 +37,8 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     for line in cautions(build(loaded.object), known.objective or "run"):
         print(f"note: {line}")
     texts = {"config.gin": loaded.given, "operative.gin": loaded.operative}
-    result = run_recipe(loaded.object, known.workdir, texts=texts, quiet=known.quiet)
+    features = recipe_flags.features(known)
+    result = run_recipe(loaded.object, known.workdir, texts=texts, quiet=known.quiet, features=features)
     print(json.dumps({"flops": result["flops"], "scores": result["scores"]}, indent=1))
     print(f"run directory: {known.workdir}")
     return 0

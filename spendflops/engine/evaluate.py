@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from spendflops.contracts.evaluator import INDEX, Evaluator, Opened
 from spendflops.engine import data, sharding
 from spendflops.engine.build import Built, Prediction, open_source
 from spendflops.engine.describe import NAME, canonical, describe
+from spendflops.engine.feature_cache import Shelf
 from spendflops.engine.program import translate
 from spendflops.engine.recipe import Evaluation, Stage
 from spendflops.engine.rundir import plain, write_atomically
@@ -70,15 +72,24 @@ class Collected:
 
 
 def predict(
-    prediction: Prediction, source: Source, params: Tree, stats: Tree, skipped: data.Skipped | None = None
-) -> Iterator[tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]]:
+    prediction: Prediction, source: Source, params: Tree, stats: Tree, skipped: data.Skipped | None = None,
+    shelf: Shelf | None = None,
+) -> Iterator[tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]]:  # fmt: skip
     """(outputs by evaluation, mask, rows that never leave the host) of each batch.
 
     Raises:
         errors.DataError: An image that cannot be read.
         errors.OutOfMemoryError: Does not fit.
     """
-    run = prediction.program.compile()
+    compiled = functools.cache(prediction.program.compile)  # nothing is compiled where all outputs are found
+
+    def run(batch: Mapping[str, np.ndarray]) -> Tree:
+        executable = compiled()
+        try:
+            return jax.device_get(executable(params, stats, sharding.place(batch, batch=True)))
+        except Exception as error:
+            raise translate(error) from error
+
     shapes = prediction.program.args[2]
     checked = False
     for batch in data.padded(source, prediction.preprocess, batch_size=prediction.batch_size, skipped=skipped):
@@ -86,22 +97,20 @@ def predict(
         if not checked:
             data.check_batch(batch, shapes, prediction.program.name)
             checked = True
-        try:
-            outputs = run(params, stats, sharding.place(batch, batch=True))
-        except Exception as error:
-            raise translate(error) from error
-        yield jax.device_get(outputs), batch["_mask"], host
+        yield run(batch) if shelf is None else shelf.outputs(batch, run), batch["_mask"], host
 
 
-def collect(prediction: Prediction, params: Tree, stats: Tree, into: dict[str, Collected]) -> dict[int, str]:
-    """Runs one pass and hands its outputs to the evaluations that read it.
+def collect(
+    prediction: Prediction, params: Tree, stats: Tree, into: dict[str, Collected], shelf: Shelf | None = None
+) -> dict[int, str]:
+    """Runs one pass, or finds its outputs on a shelf, and hands them to the evaluations that read it.
 
     Returns:
         The broken examples that were left out, by index.
     """
     source = open_source(prediction.dataset, prediction.split, prediction.preprocess.features)
     skipped = data.Skipped(source, limit=prediction.skip_broken) if prediction.skip_broken else None
-    for outputs, mask, host in predict(prediction, source, params, stats, skipped):
+    for outputs, mask, host in predict(prediction, source, params, stats, skipped, shelf):
         for evaluation, role, evaluator in prediction.readers:
             collected = into.setdefault(evaluation, Collected())
             collected.add(role, outputs[evaluation], mask, host=host, evaluator=evaluator)

@@ -24,6 +24,7 @@ from spendflops.engine import accounting, data, evaluate, probes, sharding, skip
 from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
+from spendflops.engine.feature_cache import FeatureCache
 from spendflops.engine.load import load
 from spendflops.engine.metrics import MetricsLog
 from spendflops.engine.program import translate
@@ -76,6 +77,7 @@ class Run:
     ledger: Ledger
     log: MetricsLog
     stop: StopRequest
+    features: FeatureCache | None = None
     states: dict[str, Tree] = dataclasses.field(default_factory=dict)
 
     @property
@@ -90,8 +92,9 @@ class Run:
 
 
 def run_recipe(
-    recipe: Recipe, workdir: str | os.PathLike[str], *, texts: Mapping[str, str] | None = None, quiet: bool = False
-) -> dict[str, Any]:
+    recipe: Recipe, workdir: str | os.PathLike[str], *, texts: Mapping[str, str] | None = None, quiet: bool = False,
+    features: FeatureCache | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Runs a recipe in a directory, or goes on with it, and returns its result.
 
     Args:
@@ -99,6 +102,8 @@ def run_recipe(
         workdir: The run directory. A finished run is not run again.
         texts: Files to keep beside the configuration, ``{"config.gin": ...}``.
         quiet: Shows no progress.
+        features: Where evaluations look for what earlier runs of any recipe computed, and keep what they compute; it
+            changes no score.
 
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
@@ -111,7 +116,7 @@ def run_recipe(
     with locked(directory.path), StopRequest().listening() as stop:
         try:
             # Again, now that nobody else can be making it.
-            return _run(recipe, RunDir.open(workdir, config), stop, texts or {}, quiet)
+            return _run(recipe, RunDir.open(workdir, config), stop, texts or {}, quiet, features)
         except Exception as error:
             shown = translate(error)
             if isinstance(error, OSError) and error.errno in STORAGE:
@@ -124,7 +129,10 @@ def run_recipe(
             raise shown from error
 
 
-def _run(recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[str, str], quiet: bool) -> dict[str, Any]:
+def _run(
+    recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[str, str], quiet: bool,
+    features: FeatureCache | None,
+) -> dict[str, Any]:  # fmt: skip
     stored = directory.resolved
     built = build(recipe, steps=stored["steps"] if stored else None)
     if stored is None:
@@ -141,7 +149,8 @@ def _run(recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[st
     )
     directory.status(state="running", pid=os.getpid())
     log = MetricsLog(directory.path, quiet=quiet)
-    run = Run(built=built, directory=directory, ledger=Ledger(directory.path / "ledger.jsonl"), log=log, stop=stop)
+    ledger = Ledger(directory.path / "ledger.jsonl")
+    run = Run(built=built, directory=directory, ledger=ledger, log=log, stop=stop, features=features)
     with contextlib.closing(log):
         for index in range(len(recipe.stages)):
             run_stage(run, index)
@@ -307,17 +316,24 @@ def run_evaluations(run: Run) -> list[dict[str, Any]]:
     """Scores of all evaluations, in their order."""
     collected: dict[str, evaluate.Collected] = {}
     for prediction in run.built.predictions:
-        started = time.perf_counter()
-        broken = evaluate.collect(prediction, *run.model(prediction.stage, prediction.weights), collected)
+        started, model = time.perf_counter(), run.model(prediction.stage, prediction.weights)
+        program, calls = prediction.program, prediction.calls
+        shelf = run.features and run.features.shelf(program, *model, calls=calls)
+        broken = evaluate.collect(prediction, *model, collected, shelf)
         if broken:
-            run.log.say(f"{prediction.program.name}: left out {len(broken)} broken: {next(iter(broken.values()))}")
-            skips.keep(run.directory.path, prediction.program.name, broken)
-        entry = accounting.entry("evaluate", prediction.program, 0, prediction.calls)
-        if run.ledger.steps(prediction.program.name):
-            entry |= {"kind": "wasted", "note": "scored again after an interruption"}
+            run.log.say(f"{program.name}: left out {len(broken)} broken: {next(iter(broken.values()))}")
+            skips.keep(run.directory.path, program.name, broken)
+        found = shelf.found if shelf else 0
+        for line in shelf.told(calls) if shelf else ():
+            run.log.say(f"{program.name}: {line}")
+        entry = accounting.entry("evaluate", program, 0, calls) | {"cached": found}
+        if run.ledger.steps(program.name):
+            entry |= {"kind": "wasted", "calls": calls - found, "note": "scored again after an interruption"}
         run.ledger.append(Entry(**entry, seconds=time.perf_counter() - started))
         if run.stop.signal is not None:
-            raise run.stop.error(f"evaluation {prediction.program.name}")
+            raise run.stop.error(f"evaluation {program.name}")
+    if run.features:
+        run.features.trim()
     folder = run.directory.path
     return [evaluate.score(run.built, e, collected[e.label], folder=folder) for e in run.recipe.evaluations]
 
@@ -355,6 +371,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
             "prior": prior,
             **{role: ledger.total(role=role) for role in roles},
             "wasted": ledger.total(kind="wasted"),
+            "cached": ledger.cached(),
         },
         "phases": {role: ledger.phases(role=role) for role in roles},
         "hardware_flops": {role: ledger.hardware_total(role=role) for role in roles},

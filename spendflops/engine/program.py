@@ -40,15 +40,12 @@ class Compilations:
         self.executables: dict[str, jax.stages.Compiled] = {}
         self.count = 0
 
-    def get(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        """The executable of ``lowered``: programs that lower to the same text and take the same trees share one."""
-        # Arguments that a program does not read are not in its text, but an executable still checks their trees.
-        called = f"{lowered.in_tree} {lowered.in_avals} {lowered.as_text()}"
-        key = hashlib.sha256(called.encode()).hexdigest()
-        if key not in self.executables:
+    def get(self, digest: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """The executable of ``lowered``; programs of the same digest share one."""
+        if digest not in self.executables:
             self.count += 1
-            self.executables[key] = _compile(lowered)
-        return self.executables[key]
+            self.executables[digest] = _compile(lowered)
+        return self.executables[digest]
 
 
 COMPILATIONS = Compilations()
@@ -80,6 +77,11 @@ class Program:
     def _traced(self) -> Any:
         return jax.jit(self.fn, donate_argnums=self.donate).trace(*self.args)
 
+    @property
+    def outputs(self) -> Any:
+        """Shapes and dtypes of the results."""
+        return self._traced.out_info
+
     @functools.cached_property
     def model_cost(self) -> Cost:
         """Counter B: model FLOPs of one call, exact, the same on every machine, known before compiling.
@@ -107,7 +109,14 @@ class Program:
         Raises:
             errors.OutOfMemoryError: The program does not fit on the device.
         """
-        return COMPILATIONS.get(self._lowered)
+        return COMPILATIONS.get(self.digest, self._lowered)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of what is compiled: equal for programs that lower to the same text and take the same trees."""
+        # Arguments that a program does not read are not in its text, but an executable still checks their trees.
+        called = f"{self._lowered.in_tree} {self._lowered.in_avals} {self._lowered.as_text()}"
+        return hashlib.sha256(called.encode()).hexdigest()
 
     @functools.cached_property
     def _lowered(self) -> jax.stages.Lowered:

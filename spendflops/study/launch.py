@@ -15,6 +15,7 @@ from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
 from spendflops.engine.build import build, build_stage, check_init, open_source, resolve
 from spendflops.engine.describe import describe
+from spendflops.engine.feature_cache import FeatureCache
 from spendflops.engine.loop import run_recipe
 from spendflops.engine.recipe import Recipe, Stage
 from spendflops.engine.rundir import read_json, write_atomically
@@ -38,6 +39,7 @@ class Launch:
         say: Receives lines for the user.
         command: What the user typed, for the report.
         texts: Files that every row keeps beside its configuration.
+        features: Where evaluations look for what was computed before.
     """
 
     study: Study
@@ -47,6 +49,7 @@ class Launch:
     say: Callable[[str], None] = print
     command: str = ""
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    features: FeatureCache | None = None
     rows: list[Row] = dataclasses.field(default_factory=list)
 
     def run(self) -> Report:
@@ -157,7 +160,7 @@ class Launch:
     def _attempt(self, planned: Planned, folder: Path) -> Row:
         failure = folder / "failed.json"
         try:
-            result = run_recipe(planned.recipe, folder, texts=self.texts, quiet=self.quiet)
+            result = run_recipe(planned.recipe, folder, texts=self.texts, quiet=self.quiet, features=self.features)
             row = finished_row(planned, folder, result)
         except (errors.Preempted, errors.Interrupted):
             raise

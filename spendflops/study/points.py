@@ -125,6 +125,7 @@ class Row:
         labelled: Examples that the transfer had.
         tuning: FLOPs that choosing the row's settings has cost. They are spent once for all rows of a method.
         pictures: What its evaluations kept to be looked at.
+        cached: FLOPs within ``evaluate`` that an earlier pass spent, whose outputs were kept.
         settings: Options by name, for the table of what differs; values are printed with ``str``.
         folder: The run directory.
     """
@@ -154,6 +155,7 @@ class Row:
     candidate: str = ""
     labelled: int | None = None
     tuning: int = 0
+    cached: int = 0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: str = ""
@@ -183,7 +185,9 @@ class Row:
 
     def own(self, kind: str) -> int:
         """FLOPs of a kind that this run spent itself: the parent of a transfer row has a row of its own."""
-        return 0 if kind == "pretrain" and self.follows else self.flops.get(kind) or 0
+        if kind == "pretrain" and self.follows:
+            return 0
+        return (self.flops.get(kind) or 0) - (self.cached if kind == "evaluate" else 0)
 
     @property
     def follows(self) -> bool:
@@ -313,6 +317,7 @@ _REST = (
     "candidate",
     "labelled",
     "tuning",
+    "cached",
     "images_seen",
     "epochs",
     "steps",

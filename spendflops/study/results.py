@@ -22,7 +22,7 @@ from spendflops.study.points import Picture, Row, Score
 def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
     """The row of a run that did not finish; what it spent until then is wasted."""
     ledger = Ledger(folder / "ledger.jsonl")
-    spent = ledger.total() + ledger.total(kind="wasted")
+    spent = ledger.total() - ledger.cached() + ledger.total(kind="wasted")
     seconds = {"wasted": ledger.seconds()}
     return Row(**_common(planned, folder), flops={"wasted": spent}, seconds=seconds, status=f"failed: {reason}")
 
@@ -31,7 +31,7 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
     """The row of a finished run."""
     main = result["stages"][-1]
     flops, seconds = dict(result["flops"]), dict(result["seconds"])
-    before = flops.pop("prior"), seconds.pop("prior")
+    before, cached = (flops.pop("prior"), seconds.pop("prior")), flops.pop("cached", 0)
     seconds["wasted"] = 0.0
     if _parent(planned):
         flops["pretrain"], seconds["pretrain"] = before
@@ -40,6 +40,7 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
     return Row(
         **_common(planned, folder),
         flops=flops,
+        cached=cached,
         hardware_flops=hardware,
         hardware_reason="" if hardware is not None else "the compiled program holds a call that cannot be counted",
         phases=result["phases"][trained],

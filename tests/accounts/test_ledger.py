@@ -54,6 +54,15 @@ def test_wasted_work_is_not_productive(tmp_path):
     assert ledger.seconds() == 3.0
 
 
+def test_what_was_computed_before_is_counted_and_told_apart(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(entry(cached=4))
+    ledger.append(entry(kind="wasted", calls=0, cached=10))
+    again = Ledger(tmp_path / "ledger.jsonl")
+    assert again.total() == 10 * (2**70 + 1) and again.cached() == 4 * (2**70 + 1)
+    assert again.total(kind="wasted") == 0
+
+
 def test_one_uncounted_program_makes_the_hardware_total_unknown(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.append(entry())

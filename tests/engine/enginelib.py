@@ -174,11 +174,12 @@ def outcome(workdir, label="mae"):
     last = checkpoints.steps()[-1]
     checkpoints.close()
     ledger = [r for r in rows(workdir / "ledger.jsonl") if r["kind"] == "productive"]
+    apart = ("seconds", "cached")
     return {
         "step": last,
         "state": {path: (x.dtype.str, x.shape, x.tobytes()) for path, x in state.items()},
         "metrics": [{k: v for k, v in r.items() if k not in TIMES} for r in rows(workdir / "metrics.jsonl")],
-        "ledger": [{k: v for k, v in r.items() if k != "seconds"} for r in ledger],
+        "ledger": [{k: v for k, v in r.items() if k not in apart} for r in ledger],
         "scores": json.loads((workdir / "result.json").read_text())["scores"],
     }
 

@@ -51,7 +51,7 @@ MUTATIONS = (
     Mutation(
         "padding counts in the mIoU",
         f"{PLUGINS}/segmentation_miou.py",
-        'labels = jnp.where(batch["_mask"][:, None, None], masks, IGNORE)',
+        'labels = jnp.where(batch["_mask"].reshape(-1, *[1] * (masks.ndim - 1)), masks, IGNORE)',
         "labels = masks",
         "tests/plugins/test_segmentation_miou.py",
     ),
@@ -314,5 +314,26 @@ MUTATIONS = (
         "patches = resize_table(value[0, prefix:], (side, side), self.position_grid, rule=self.position_resize)",
         "patches = resize_table(value[0, : side * side], (side, side), self.position_grid, rule=self.position_resize)",
         "tests/plugins/test_vit_dense.py::test_a_detector_starts_from_a_plain_model_without_its_class_token",
+    ),
+    Mutation(
+        "features of other weights are found",
+        "spendflops/engine/feature_cache.py",
+        "program.digest.encode(), *weights)",
+        "program.digest.encode())",
+        "tests/engine/test_feature_cache.py::test_what_is_found_is_what_would_be_computed_bit_for_bit",
+    ),
+    Mutation(
+        "features of other images are found",
+        "spendflops/engine/feature_cache.py",
+        "(name.encode(), _content(batch[name]))",
+        "(name.encode(),)",
+        "tests/engine/test_feature_cache.py::test_an_image_that_changes_in_place_is_seen_whatever_its_file_says",
+    ),
+    Mutation(
+        "damaged features are used",
+        "spendflops/engine/feature_cache.py",
+        "if kept[:_DIGEST] == _hash(kept[_DIGEST:]) else None",
+        "",
+        "tests/engine/test_feature_cache.py::test_a_damaged_file_is_computed_again_and_repaired",
     ),
 )

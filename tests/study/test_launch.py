@@ -17,6 +17,7 @@ import enginelib
 from enginelib import METHODS, accuracy, knn, stage
 
 from spendflops.contracts.errors import DivergedError
+from spendflops.engine.feature_cache import FeatureCache
 from spendflops.engine.load import load
 from spendflops.engine.optim import adamw
 from spendflops.engine.recipe import Probe
@@ -53,7 +54,7 @@ def run(wanted, folder, **options):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    report, said = run(study(), folder)
+    report, said = run(study(), folder, features=FeatureCache(folder=folder / "features"))
     return folder, report, said
 
 
@@ -119,6 +120,17 @@ def test_a_learning_rate_of_zero_gives_exactly_the_scores_of_a_random_backbone(t
     for method in ("supervised", "mae"):
         assert [s.value for s in rows[method].scores] == [s.value for s in rows["random"].scores]
         assert features(tmp_path, rows[method]) == features(tmp_path, rows["random"])
+
+
+def test_another_study_of_the_same_rows_finds_their_features(first, tmp_path):
+    folder, report, _ = first
+    assert not any(row.cached for row in report.rows)
+    fewer = study(methods={"supervised": (stage("supervised"),)}, finetune=None, scratch=None, transfer_evaluations=())
+    again, _ = run(fewer, tmp_path, features=FeatureCache(folder=folder / "features"))
+    for label, row in by_label(again).items():
+        before = by_label(report)[label]
+        assert row.scores == before.scores and row.flops["evaluate"] == row.cached == before.own("evaluate") > 0
+        assert row.own("evaluate") == 0
 
 
 def test_training_changes_what_the_scores_are_made_of(first):

@@ -53,6 +53,10 @@ def test_cost_is_pretraining_and_transfer(make_row):
     item = make_row("fine-tune", 100, flops=100, transfer=30, kind="transfer")
     assert (item.cost(), item.cost("pretrain")) == (130, 100)
     assert [item.own(kind) for kind in FLOP_KINDS] == [0, 30, 10**9, 0]
+    # What was computed before is what a score costs, and is not spent again.
+    found = dataclasses.replace(item, cached=10**9 - 7)
+    assert found.flops["evaluate"] == 10**9 and found.own("evaluate") == 7
+    assert next(csv.DictReader(io.StringIO(csv_text([found]))))["cached"] == str(10**9 - 7)
 
 
 def test_the_parent_of_a_transfer_row_is_not_its_own_cost(make_row):

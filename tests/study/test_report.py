@@ -9,12 +9,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from spendflops.contracts.errors import ConfigError
 from spendflops.study import frontier
-from spendflops.study.points import Report, axes, csv_text
+from spendflops.study.points import FLOP_KINDS, Report, axes, csv_text
 from spendflops.study.report import terminal_table, text, write
 from spendflops.study.report.chart import chart, spread, x_ticks, y_ticks
 
@@ -134,6 +135,14 @@ def test_everything_else_is_on_the_page(page):
         assert wanted in words, wanted
     differs = page.tables[3]
     assert differs[0][0] == "Setting" and [line[0] for line in differs[1:]] == ["objective"]
+
+
+def test_evaluations_that_were_found_are_shown_and_are_no_part_of_the_total(study, tmp_path):
+    total = sum(row.own(kind) for row in study.rows for kind in FLOP_KINDS)
+    first = dataclasses.replace(study.rows[0], flops={**study.rows[0].flops, "evaluate": 10**13}, cached=10**13)
+    found = dataclasses.replace(study, rows=(first, *study.rows[1:]))
+    html = Path(write(found, tmp_path)["html"]).read_text()
+    assert html.count("1.00e13 spent before") == 1 and f"{text.flops(total - 10**9)} FLOPs in all" in html
 
 
 def test_text_is_escaped(files):

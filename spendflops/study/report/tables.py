@@ -74,7 +74,11 @@ def _result(item: Verdict, analysis: Analysis) -> list[Cell]:
         Cell(text.flops(first.cost()), sub=text.human(first.cost()) if first.cost() else "", number=True),
         *(Cell(text.flops(first.flops.get(kind, 0)), number=True) for kind in ("pretrain", "transfer")),
         Cell(text.flops(first.tuning), number=True),
-        Cell(text.flops(first.flops.get("evaluate", 0)), number=True),
+        Cell(
+            text.flops(first.flops.get("evaluate", 0)),
+            sub=f"{text.flops(first.cached)} spent before" if first.cached else "",
+            number=True,
+        ),
         Cell(text.human(first.images_seen, "") if first.images_seen else text.NONE, number=True),
         Cell(epochs(first), number=True),
         Cell(text.duration(seconds), number=True),
