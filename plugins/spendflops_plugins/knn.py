@@ -11,12 +11,13 @@ Deviation: by default images are resized as a whole, and the feature is the back
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
@@ -61,6 +62,10 @@ class KNN(Evaluator):
         self.primary = "accuracy"
         self.spread = f"{PARTS} equal parts of the test images, binomial"
 
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+        """Raises a DataError where the bank has fewer examples than neighbours are asked for."""
+        self._check_bank(len(opened("bank", ("label",))))
+
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
         """The image at the model's size, and its label."""
         return Resize.of(info=info, spec=spec, read=("image", "label"), asker="knn", **self._resize)
@@ -80,11 +85,9 @@ class KNN(Evaluator):
             DivergedError: Features that are not finite.
         """
         bank, query = rows["bank"], rows["query"]
-        if len(bank["label"]) < self._k or not len(query["label"]):
-            raise DataError(
-                f"knn with k={self._k} has {len(bank['label'])} bank and {len(query['label'])} query examples",
-                fix="give a larger bank split, or a smaller k",
-            )
+        self._check_bank(len(bank["label"]))
+        if not len(query["label"]):
+            raise DataError(f"knn has no query examples of {info.name}", fix="check the splits of the evaluation")
         if min(bank["label"].min(), query["label"].min()) < 0:
             raise DataError(f"examples of {info.name} have no label", fix="choose splits in which all are labelled")
         for role, data in (("bank", bank), ("query", query)):
@@ -102,6 +105,12 @@ class KNN(Evaluator):
         accuracy = float(np.mean(np.concatenate(predicted) == query["label"]))
         deviation = binomial_spread(accuracy, len(query["label"]))
         return {"accuracy": accuracy, "accuracy_sd": deviation, "accuracy_n": PARTS}
+
+    def _check_bank(self, count: int) -> None:
+        if count < self._k:
+            raise DataError(
+                f"knn with k={self._k} has {count} bank examples", fix="give a larger bank split, or a smaller k"
+            )
 
 
 def normalised(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:

@@ -9,11 +9,12 @@ out; ``regularisation=1024`` and ``intercept="constant_100"`` are big_vision's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
+from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
@@ -78,6 +79,11 @@ class RidgeClassification(Evaluator):
         self.primary = "accuracy"
         self.spread = f"{subsets} label subsets" if labels is not None and subsets > 1 else ""
 
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+        """Raises a DataError where the bank has fewer examples than a draw."""
+        count = len(opened("bank", ("label",)))
+        label_subsets(count, labels=self._drawn(count), subsets=self._subsets)
+
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
         """The image at the model's size, and its label."""
         return Resize.of(info=info, spec=spec, read=("image", "label"), asker="ridge_classification", **self._resize)
@@ -108,10 +114,8 @@ class RidgeClassification(Evaluator):
             raise DivergedError("the features are not finite", fix="look at the training loss")
         targets = 2.0 * np.eye(max(len(info.classes), labels.max() + 1))[bank["label"]] - 1
         scores, details = [], dict[str, float]()
-        labelled = self._labels
-        if isinstance(labelled, float):
-            labelled = max(2, round(labelled * len(targets)))
-        draws = label_subsets(len(targets), labels=labelled, subsets=self._subsets, seed=self._seed)
+        drawn = self._drawn(len(targets))
+        draws = label_subsets(len(targets), labels=drawn, subsets=self._subsets, seed=self._seed)
         for index, draw in enumerate(draws):
             ridge = fit_ridge(
                 bank["feature"][draw], targets[draw], penalty=self._regularisation, intercept=self._intercept
@@ -120,3 +124,7 @@ class RidgeClassification(Evaluator):
             details |= {f"accuracy/{index}": scores[-1], f"lambda/{index}": ridge.penalty}
         result = {"accuracy": float(np.mean(scores))}
         return result | ({"accuracy_sd": spread(scores)} if self.spread else {}) | details
+
+    def _drawn(self, count: int) -> int | None:
+        """Labelled examples a draw from a bank of ``count``."""
+        return max(2, round(self._labels * count)) if isinstance(self._labels, float) else self._labels

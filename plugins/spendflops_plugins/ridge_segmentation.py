@@ -9,13 +9,14 @@ tokens are kept on the host, examples x N x D float32: choose bank and query spl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
@@ -75,6 +76,10 @@ class RidgeSegmentation(Evaluator):
         self.protocol = f"ridge_segmentation/1:tokens:{fitted}:masks=input_size"
         self.primary = "miou"
         self.spread = f"{subsets} label subsets" if labels is not None and subsets > 1 else ""
+
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+        """Raises a DataError where the bank has fewer examples than a draw."""
+        label_subsets(len(opened("bank", ("mask",))), labels=self._labels, subsets=self._subsets)
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> Resize:
         """The whole image and its mask at the model's size."""

@@ -22,13 +22,13 @@ nothing to ignore here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from spendflops.contracts.dataset import Dataset
+from spendflops.contracts.dataset import Dataset, Source
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.evaluator import Evaluator, Preprocess
 from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Sample
@@ -124,18 +124,10 @@ class UniformityAlignment(Evaluator):
         self.protocol = f"uniformity_alignment/1:{feature}:t={t:g}:alpha={alpha:g}:views={views}"
         self.primary = "uniformity"
 
-    def supplies(self, data: Mapping[str, tuple[Dataset, str]]) -> Mapping[str, tuple[Dataset, str]]:
-        """Nothing. Asked before anything is trained, it looks whether there are too many examples.
-
-        Raises:
-            DataError: The split is known to have more than ``examples``.
-        """
-        for dataset, text in data.values():
-            split = parse_split(text)
-            if split.name in dataset.info.sizes:
-                begin, end = split.bounds(dataset.info.sizes[split.name])
-                self._check(end - begin, f"{dataset.info.name}:{text}", split.name)
-        return {}
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+        """Raises a DataError where there are more examples than are accepted."""
+        dataset, split = data["eval"]
+        self._check(len(opened("eval", ("image",))), f"{dataset.info.name}:{split}", parse_split(split).name)
 
     def preprocess(self, *, role: str, info: DatasetInfo, spec: InputSpec) -> TwoCrops:
         """Two crops at the model's size; nothing else is read."""

@@ -35,6 +35,10 @@ class Bare(Objective):
         raise errors.ConfigError("a backbone without an objective cannot be trained", fix="name an objective")
 
 
+UNKNOWN = "unknown"
+"""The name of data of which nobody knows more than how many classes they have."""
+
+
 class Unopened(Dataset):
     """Data of which no more is known than how many classes they have.
 
@@ -43,7 +47,7 @@ class Unopened(Dataset):
     """
 
     def __init__(self, *, classes: int = 0):
-        self.info = DatasetInfo(name="unknown", features={}, classes=tuple(f"class {i}" for i in range(classes)))
+        self.info = DatasetInfo(name=UNKNOWN, features={}, classes=tuple(f"class {i}" for i in range(classes)))
 
     def source(self, split: str, *, features: tuple[str, ...]) -> Any:
         raise errors.DataError("these data are not there", fix="name a data set")

@@ -17,10 +17,11 @@ from spendflops.contracts.evaluator import Evaluator, Preprocess
 from spendflops.contracts.objective import Objective, Views
 from spendflops.contracts.types import DatasetInfo, InputSpec
 from spendflops.engine import data, sharding
+from spendflops.engine.agreement import check_classes, check_start
 from spendflops.engine.describe import describe
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
-from spendflops.engine.state import Definition, chosen, create, define, transplant, unflatten
+from spendflops.engine.state import Definition, chosen, create, define, unflatten
 from spendflops.engine.step import closed_form, predict_step, train_step
 from spendflops.parts.splits import parse_split, select
 from spendflops.weights.folder import open_folder
@@ -177,7 +178,7 @@ def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:
     for stage in recipe.stages:
         for init in (i for i in stage.init if not i.run):
             # On shapes: what does not fit is known before the stage in front of it has spent its share.
-            check_init(by_name[stage.label], _shapes(init, by_name), select=init.select, allow=init.allow)
+            check_start(stage, by_name[stage.label], *_source(init, recipe, by_name), init)
     counts = tuple(
         steps[s.label] if steps is not None else resolve(recipe, s, b)
         for s, b in zip(recipe.stages, stages, strict=True)
@@ -198,16 +199,12 @@ def _probe(evaluation: Evaluation, recipe: Recipe, stages: tuple[BuiltStage, ...
     return tuple(dataclasses.replace(p, program=program) for p, program in zip(made, named, strict=True))
 
 
-def check_init(target: Definition, source: tuple[Any, Any], *, select: str, allow: tuple[str, ...] = ()) -> None:
-    """Raises a ConfigError where a model cannot start from the (parameters, statistics) of another, by their shapes."""
-    given, resample = (target.params, target.stats), target.example.backbone.resampled
-    transplant(given, source, select=select, allow=allow, resample=resample)
-
-
-def _shapes(init: InitFrom, by_name: Mapping[str, Definition]) -> tuple[Any, Any]:
+def _source(init: InitFrom, recipe: Recipe, by_name: Mapping[str, Definition]) -> tuple[tuple[Any, Any], DatasetInfo]:
     if init.weights:
-        return unflatten(open_folder(init.weights).shapes), {}
-    return by_name[init.source].params, by_name[init.source].stats
+        found = open_folder(init.weights)
+        return (unflatten(found.shapes), {}), DatasetInfo(**found.config["info"])
+    stage = next(s for s in recipe.stages if s.label == init.source)
+    return (by_name[init.source].params, by_name[init.source].stats), stage.dataset.info
 
 
 def resolve(recipe: Recipe, stage: Stage, built: BuiltStage) -> int:
@@ -244,10 +241,15 @@ def _predictions(
                 f"stage {name!r} offers {', '.join(objective.outputs)}",
                 fix="score another stage, or add a transfer stage with the head that it needs",
             )
-        _check_classes(evaluation, next(s for s in recipe.stages if s.label == name))
         weights = chosen(by_name[name].definition, evaluation.weights)
+        spec = by_name[name].spec
+        made = {
+            role: evaluation.evaluator.preprocess(role=role, info=dataset.info, spec=spec)
+            for role, (dataset, _) in evaluation.data.items()
+        }
+        check_classes(evaluation, next(s for s in recipe.stages if s.label == name), made)
         for role, (dataset, split) in evaluation.data.items():
-            pre = evaluation.evaluator.preprocess(role=role, info=dataset.info, spec=by_name[name].spec)
+            pre = made[role]
             same = [name, weights, describe(dataset), split, describe(pre), evaluation.batch_size]
             same.append(evaluation.skip_broken)
             groups.setdefault(json.dumps(same, sort_keys=True), []).append((evaluation, role, pre))
@@ -260,28 +262,6 @@ def _predictions(
         else p
         for i, (p, name) in enumerate(zip(made, names, strict=True))
     )
-
-
-def _check_classes(evaluation: Evaluation, stage: Stage) -> None:
-    """A label is a number: it means the same class only where the classes are the same, in the same order."""
-    required, mapped = evaluation.evaluator.requires, evaluation.evaluator.maps_classes
-    boxed = "box_labels" in required
-
-    def named(info: DatasetInfo) -> tuple[str, ...]:
-        return (info.box_classes or info.classes) if boxed else info.classes
-
-    classes = {f"{dataset.info.name} ({role})": named(dataset.info) for role, (dataset, _) in evaluation.data.items()}
-    if (boxed or "logits" in required) and not mapped:
-        classes[f"{stage.dataset.info.name} (stage {stage.label!r})"] = named(stage.dataset.info)
-    known = [(where, names) for where, names in classes.items() if names]
-    for where, names in known[1:]:
-        if names != known[0][1]:
-            odd = [n for n in (*known[0][1], *names) if (n in names) != (n in known[0][1])]
-            raise errors.DataError(
-                f"evaluation {evaluation.label!r}: {known[0][0]} and {where} have different classes",
-                why=f"only one of them has {', '.join(odd[:5])}" if odd else "their order differs",
-                fix="use data with the same classes; for a folder, list them: datasets.folder.classes = ('a', 'b')",
-            )
 
 
 def _prediction(

@@ -15,7 +15,7 @@ import numpy as np
 from spendflops.contracts import errors, registry
 from spendflops.contracts.layout import Layout, Target
 from spendflops.contracts.types import DatasetInfo
-from spendflops.engine.bare import Bare
+from spendflops.engine.bare import UNKNOWN, Bare
 from spendflops.engine.describe import describe
 from spendflops.engine.load import Model, spec_of
 from spendflops.engine.rundir import environment
@@ -76,7 +76,7 @@ def import_file(
         resize_matrix(resize, 4, 4)  # an unknown rule is an error now
     folder.check_vacant(out)
     content = files.open_file(path)
-    given = info or DatasetInfo(name="unknown", features={})
+    given = info or DatasetInfo(name=UNKNOWN, features={})
     definition = define(backbone, objective or Bare, info=given)
     target = target_of(definition)
     found = layout.choose(layouts(using), content, target, weights=weights, resize=resize)

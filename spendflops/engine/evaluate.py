@@ -120,24 +120,6 @@ def collect(
     return found
 
 
-def check_data(built: Built) -> None:
-    """Opens what later stages train on and what is scored: what is missing or empty is known before FLOPs are spent.
-
-    Raises:
-        errors.DataError: Missing, empty, or not what an evaluator can score.
-    """
-    later = zip(built.recipe.stages[1:], built.stages[1:], strict=True)
-    wanted = [(s.dataset, s.split, b.views.features, f"stage {s.label!r}") for s, b in later]
-    passes = (*built.predictions, *(p for predictions in built.probes for p in predictions))
-    wanted += [(p.dataset, p.split, p.preprocess.features, p.program.name) for p in passes]
-    for dataset, split, features, who in wanted:
-        if not len(open_source(dataset, split, features)):
-            raise errors.DataError(f"{dataset.info.name}:{split} is empty", why=f"{who} reads it", fix="another split")
-    probed = (probe.evaluation for probe in built.recipe.probes)
-    for evaluation in (*built.recipe.evaluations, *probed):
-        evaluation.evaluator.check(evaluation.data, _opened(evaluation))
-
-
 def _opened(evaluation: Evaluation) -> Opened:
     return lambda role, features: open_source(*evaluation.data[role], features)
 

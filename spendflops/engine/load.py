@@ -16,6 +16,7 @@ from spendflops.contracts import errors, registry
 from spendflops.contracts.types import DatasetInfo, InputSpec
 from spendflops.engine.bare import Bare
 from spendflops.engine.checkpoint import Checkpoints
+from spendflops.engine.recipe import InitFrom
 from spendflops.engine.rundir import read_json
 from spendflops.engine.state import Definition, Tree, define, flatten, transferred, unflatten
 from spendflops.engine.state import chosen as which
@@ -103,19 +104,10 @@ def load(run: str | os.PathLike[str], *, stage: str | None = None, weights: str 
     """
     if is_folder(run):
         return _from_folder(Path(run), stage, weights)
-    body = read_json(Path(run) / "config.json")
-    if body is None:
-        raise errors.DataError(
-            f"{run} is not a run directory", why="it has no config.json", fix="give the --workdir of a run"
-        )
-    stages = body["config"]["stages"]
+    body, name = _described(Path(run), stage)
     names = body["resolved"]["stages"]
-    if stage is not None and stage not in names:
-        raise errors.ConfigError(f"the run has no stage {stage!r}{errors.suggest(stage, names)}")
-    name = stage or names[-1]
-    chosen = stages[names.index(name)]
-    info = DatasetInfo(**body["resolved"]["info"][name])
-    definition = define(*(factory(f"{kind}s", chosen[kind]) for kind in ("backbone", "objective")), info=info)
+    chosen = body["config"]["stages"][names.index(name)]
+    definition, _ = planned(run, stage=name)
     state = _restore(Path(run), name)
     params, stats = transferred(definition, state, weights)
     step = int(state["step"])
@@ -136,6 +128,48 @@ def load(run: str | os.PathLike[str], *, stage: str | None = None, weights: str 
         weights=which(definition, weights),
         origin=origin,
     )
+
+
+def planned(run: str | os.PathLike[str], *, stage: str | None = None) -> tuple[Definition, DatasetInfo]:
+    """The model that a run trains, without its values, and the data that it is for.
+
+    Args:
+        run: Run directory.
+        stage: Name of the run's stage; None for the last.
+
+    Raises:
+        errors.DataError: Not a run directory.
+        errors.ConfigError: A stage that there is not.
+    """
+    body, name = _described(Path(run), stage)
+    chosen = body["config"]["stages"][body["resolved"]["stages"].index(name)]
+    info = DatasetInfo(**body["resolved"]["info"][name])
+    return define(*(factory(f"{kind}s", chosen[kind]) for kind in ("backbone", "objective")), info=info), info
+
+
+def parent(folder: Path, init: InitFrom) -> Path:
+    """The folder of the run that a stage of the run in ``folder`` starts from.
+
+    Raises:
+        errors.DataError: Not a finished run.
+    """
+    for place in (folder / (init.run or ""), Path(init.run or "")):
+        if (place / "result.json").exists():
+            return place
+    raise errors.DataError(f"{init.run} is not a finished run", fix="give the directory of a run with result.json")
+
+
+def _described(run: Path, stage: str | None) -> tuple[dict[str, Any], str]:
+    """``config.json`` of a run, and the stage that is meant."""
+    body = read_json(run / "config.json")
+    if body is None:
+        raise errors.DataError(
+            f"{run} is not a run directory", why="it has no config.json", fix="give the --workdir of a run"
+        )
+    names = body["resolved"]["stages"]
+    if stage is not None and stage not in names:
+        raise errors.ConfigError(f"the run has no stage {stage!r}{errors.suggest(stage, names)}")
+    return body, stage or names[-1]
 
 
 def _spent(run: Path, body: Mapping[str, Any], index: int, step: int) -> int | None:

@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +19,12 @@ import numpy as np
 
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.contracts import errors
-from spendflops.engine import accounting, data, evaluate, probes, sharding, skips
+from spendflops.engine import accounting, data, evaluate, preflight, probes, sharding, skips
 from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
 from spendflops.engine.feature_cache import FeatureCache
-from spendflops.engine.load import load
+from spendflops.engine.load import load, parent
 from spendflops.engine.metrics import MetricsLog
 from spendflops.engine.program import translate
 from spendflops.engine.recipe import InitFrom, Recipe, Stage
@@ -93,7 +92,7 @@ class Run:
 
 def run_recipe(
     recipe: Recipe, workdir: str | os.PathLike[str], *, texts: Mapping[str, str] | None = None, quiet: bool = False,
-    features: FeatureCache | None = None,
+    features: FeatureCache | None = None, checked: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs a recipe in a directory, or goes on with it, and returns its result.
 
@@ -104,6 +103,7 @@ def run_recipe(
         quiet: Shows no progress.
         features: Where evaluations look for what earlier runs of any recipe computed, and keep what they compute; it
             changes no score.
+        checked: Whether somebody has looked at the data already; else they are, before anything is spent.
 
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
@@ -116,7 +116,7 @@ def run_recipe(
     with locked(directory.path), StopRequest().listening() as stop:
         try:
             # Again, now that nobody else can be making it.
-            return _run(recipe, RunDir.open(workdir, config), stop, texts or {}, quiet, features)
+            return _run(recipe, RunDir.open(workdir, config), stop, texts or {}, quiet, features, checked)
         except Exception as error:
             shown = translate(error)
             if isinstance(error, OSError) and error.errno in STORAGE:
@@ -131,12 +131,14 @@ def run_recipe(
 
 def _run(
     recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[str, str], quiet: bool,
-    features: FeatureCache | None,
+    features: FeatureCache | None, checked: bool,
 ) -> dict[str, Any]:  # fmt: skip
     stored = directory.resolved
     built = build(recipe, steps=stored["steps"] if stored else None)
     if stored is None:
-        evaluate.check_data(built)
+        preflight.check_starts(built, directory.path)
+        if not checked:
+            preflight.check_data(built)
     names = [s.label for s in recipe.stages]
     directory.settle(
         {
@@ -189,7 +191,7 @@ def _initial(run: Run, index: int) -> Tree:
         if init.weights:
             source = unflatten(open_folder(init.weights).read()), {}
         else:
-            source = run.model(init.stage) if init.stage else load(_parent(run, init)).values
+            source = run.model(init.stage) if init.stage else load(parent(run.directory.path, init)).values
         state, lines = inherit(built.definition, state, source, select=init.select, allow=init.allow)
         # Copies: the source lives on in `states` while this state's memory is donated to the step.
         model = jax.tree.map(lambda x: sharding.place(np.array(x), batch=False), {kind: state[kind] for kind in MODEL})
@@ -206,19 +208,11 @@ def _initial(run: Run, index: int) -> Tree:
     return state
 
 
-def _parent(run: Run, init: InitFrom) -> Path:
-    """The folder of the run that a stage starts from."""
-    for folder in (run.directory.path / (init.run or ""), Path(init.run or "")):
-        if (folder / "result.json").exists():
-            return folder
-    raise errors.DataError(f"{init.run} is not a finished run", fix="give the directory of a run with result.json")
-
-
 def _spent(run: Run, init: InitFrom) -> int | None:
     """FLOPs that went into what a stage starts from; None where nobody knows."""
     if init.weights:
         return open_folder(init.weights).config["flops"]
-    flops = read_json(_parent(run, init) / "result.json")["flops"]
+    flops = read_json(parent(run.directory.path, init) / "result.json")["flops"]
     return None if flops["prior"] is None else flops["prior"] + flops["pretrain"] + flops["transfer"]
 
 
@@ -226,7 +220,7 @@ def _taken(run: Run, init: InitFrom) -> float:
     """Seconds that training what a stage starts from took; 0 for imported weights, which do not say it."""
     if init.weights:
         return 0.0
-    seconds = read_json(_parent(run, init) / "result.json")["seconds"]
+    seconds = read_json(parent(run.directory.path, init) / "result.json")["seconds"]
     return seconds.get("prior", 0.0) + seconds["pretrain"] + seconds["transfer"]
 
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
-from spendflops.engine.build import build, build_stage, check_init, open_source, resolve
+from spendflops.engine import preflight
+from spendflops.engine.agreement import check_start
+from spendflops.engine.build import Built, build, build_stage, open_source, resolve
 from spendflops.engine.describe import describe
 from spendflops.engine.feature_cache import FeatureCache
 from spendflops.engine.loop import run_recipe
-from spendflops.engine.recipe import Recipe, Stage
+from spendflops.engine.recipe import InitFrom, Recipe, Stage
 from spendflops.engine.rundir import read_json, write_atomically
 from spendflops.parts.splits import overlap
 from spendflops.study.grid import Planned, Study
@@ -59,7 +61,9 @@ class Launch:
             errors.SpendflopsError: Before anything is spent, if a row cannot work; or when asked to stop.
         """
         planned = self.study.pretraining()
-        notes = self._notes(planned)
+        recipes = [build(row.recipe) for row in planned]
+        preflight.check_data(*recipes, *self._later())
+        notes = _notes(planned, recipes)
         for note in notes:
             self.say(f"note: {note}")
         shared = self._overlap()
@@ -160,7 +164,9 @@ class Launch:
     def _attempt(self, planned: Planned, folder: Path) -> Row:
         failure = folder / "failed.json"
         try:
-            result = run_recipe(planned.recipe, folder, texts=self.texts, quiet=self.quiet, features=self.features)
+            result = run_recipe(
+                planned.recipe, folder, texts=self.texts, quiet=self.quiet, features=self.features, checked=True
+            )
             row = finished_row(planned, folder, result)
         except (errors.Preempted, errors.Interrupted):
             raise
@@ -180,26 +186,26 @@ class Launch:
         failure.unlink(missing_ok=True)
         return row
 
-    def _notes(self, planned: list[Planned]) -> tuple[str, ...]:
-        lines = [line for row in planned if row.kind == "method" for line in cautions(build(row.recipe), row.label)]
-        if self.study.finetune is not None:
-            build_stage(self.study.finetune)
-        if self.study.scratch is not None:
-            build_stage(self.study.scratch)
-        for name, transfer in self.study.transfers.items():
+    def _later(self) -> list[Built]:
+        """The recipes of all rows that follow others, built; raises where one cannot work: before anything is spent."""
+        study, cells = self.study, list(self.study.cells())
+        for label, base in study.continued.items():
+            _check_starts(study.methods[label][0], [(base, study.methods[base])])
+        recipes = []
+        if study.finetune is not None:
+            recipes.append(study.recipe((study.finetune,), seed=0, budget=None, transfer=True))
+            _check_starts(study.finetune, cells)
+        if study.scratch is not None:
+            stage = dataclasses.replace(study.scratch, length="1 step")
+            recipes.append(study.recipe((stage,), seed=0, budget=None, transfer=True))
+        for transfer in study.transfers.values():
             for stage in transfer.stages.values():
-                self._check(name, stage)
-        return tuple(dict.fromkeys(lines))
-
-    def _check(self, name: str, stage: Stage) -> None:
-        """Raises where a transfer cannot work from one of the rows: before anything is spent."""
-        transfer = self.study.transfers[name]
-        target = build(Recipe(stages=(stage,), evaluations=transfer.evaluations)).stages[0].definition
-        if transfer.choose is not None:
-            build(Recipe(stages=(stage,), evaluations=(transfer.choose,)))
-        for _, stages in self.study.cells():
-            source = build_stage(stages[-1]).definition
-            check_init(target, (source.params, source.stats), select=transfer.select, allow=transfer.allow)
+                _check_starts(stage, cells, select=transfer.select, allow=transfer.allow)
+                recipes += [
+                    Recipe(stages=(stage,), evaluations=evaluations)
+                    for evaluations in (transfer.evaluations, (transfer.chooser,))
+                ]
+        return [build(recipe) for recipe in recipes]
 
     def _overlap(self) -> tuple[Overlap, ...]:
         sources = {}
@@ -252,6 +258,21 @@ class Launch:
             command=self.command,
             citation=CITATION,
         )
+
+
+def _notes(planned: list[Planned], recipes: list[Built]) -> tuple[str, ...]:
+    rows = zip(planned, recipes, strict=True)
+    lines = [line for row, built in rows if row.kind == "method" for line in cautions(built, row.label)]
+    return tuple(dict.fromkeys(lines))
+
+
+def _check_starts(stage: Stage, cells: list[tuple[str, tuple[Stage, ...]]], **options: Any) -> None:
+    """Raises where a stage cannot start from the last one of a method; options are those of :class:`InitFrom`."""
+    target = build_stage(stage).definition
+    for label, stages in cells:
+        source = build_stage(stages[-1]).definition
+        init = InitFrom(stage=label, **options)
+        check_start(stage, target, (source.params, source.stats), stages[-1].dataset.info, init)
 
 
 def _price(study: Study, stage: Any) -> int:

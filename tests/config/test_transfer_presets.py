@@ -11,7 +11,7 @@ from flax import nnx
 
 from spendflops import config
 from spendflops.contracts.types import DatasetInfo
-from spendflops.engine.build import check_init
+from spendflops.engine.agreement import check_init
 from spendflops.engine.state import define
 
 THOUSAND = DatasetInfo(name="imagenet", features={}, classes=tuple(map(str, range(1000))))

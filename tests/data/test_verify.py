@@ -8,7 +8,8 @@ import pytest
 from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.types import DatasetInfo
-from spendflops.data.verify import faults_of, verify
+from spendflops.data.verify import verify
+from spendflops.parts.faults import faults_of
 from spendflops.parts.images import ArrayImage, EncodedImage
 from spendflops.parts.sources.published import PublishedDataset, check_classes
 

@@ -330,6 +330,27 @@ MUTATIONS = (
         "tests/engine/test_feature_cache.py::test_an_image_that_changes_in_place_is_seen_whatever_its_file_says",
     ),
     Mutation(
+        "a head of other classes is taken",
+        "spendflops/engine/agreement.py",
+        "if known and own != theirs and heads and output in target.example.outputs:",
+        "if False:",
+        "tests/engine/test_preflight.py::test_runs_that_a_later_stage_starts_from_are_looked_at_first",
+    ),
+    Mutation(
+        "sizes of label maps are not compared",
+        "spendflops/engine/preflight.py",
+        "return [] if mask == image else",
+        "return [] if True else",
+        "tests/engine/test_preflight.py::test_a_size_is_found_by_its_header_where_nothing_is_decoded",
+    ),
+    Mutation(
+        "a study looks at its data row by row",
+        "spendflops/study/launch.py",
+        "preflight.check_data(*recipes, *self._later())",
+        "self._later()",
+        "tests/cli/test_bad_input.py",
+    ),
+    Mutation(
         "damaged features are used",
         "spendflops/engine/feature_cache.py",
         "if kept[:_DIGEST] == _hash(kept[_DIGEST:]) else None",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spendflops.contracts.types import Context, DatasetInfo, Features, InputSpec
+from spendflops.engine.build import open_source
 
 SPEC = InputSpec(size=(8, 8), stride=(4, 4), mean=(0.5,) * 3, std=(0.25,) * 3)
 
@@ -57,3 +58,8 @@ def score(evaluator, data, *, about, batch_size=4, order=None):
     assert (evaluator.primary + "_sd" in result) == bool(evaluator.spread)
     assert all(isinstance(value, (int, float)) for value in result.values())
     return result
+
+
+def check(evaluator, **data):
+    """Asks an evaluator about its data, a (data set, split) by role, as the core does before anything is trained."""
+    evaluator.check(data, lambda role, features: open_source(*data[role], features))

@@ -12,6 +12,7 @@ from spendflops_plugins.knn import KNN
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.parts.images import ArrayImage
+from spendflops.testing.samples import KitData
 
 test_kit = spendflops.testing.evaluator_tests(KNN, k=3)
 test_kit_as_dino = spendflops.testing.evaluator_tests(KNN, k=3, feature="class", resize="crop")
@@ -131,6 +132,9 @@ def test_what_is_refused():
     bank, query = blobs(10, 0), blobs(3, 1)
     with pytest.raises(DataError, match="k=20 has 10 bank"):
         run(bank, query, k=20)
+    drive.check(KNN(k=48), bank=(KitData(), "train"), query=(KitData(), "test"))
+    with pytest.raises(DataError, match="k=49 has 48 bank"):
+        drive.check(KNN(k=49), bank=(KitData(), "train"), query=(KitData(), "test"))
     with pytest.raises(DataError, match="no label"):
         run((bank[0], bank[1] - 4), query)
     with pytest.raises(DivergedError, match="query"):

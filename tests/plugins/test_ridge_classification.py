@@ -8,6 +8,7 @@ from spendflops_plugins.ridge_classification import RidgeClassification
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.parts.splits import label_subsets
+from spendflops.testing.samples import KitData
 
 test_kit = spendflops.testing.evaluator_tests(RidgeClassification, feature="class", resize="square_crop")
 
@@ -85,6 +86,11 @@ def test_what_is_refused():
     bank, query = blobs(10, 0), blobs(5, 1)
     with pytest.raises(DataError, match="11 labelled"):
         run(bank, query, labels=11)
+    kit = {"bank": (KitData(), "train"), "query": (KitData(), "test")}
+    for fine in (None, 48, 0.99):
+        drive.check(RidgeClassification(labels=fine), **kit)
+    with pytest.raises(DataError, match="49 labelled"):
+        drive.check(RidgeClassification(labels=49), **kit)
     with pytest.raises(DataError, match="labelled"):
         run(bank, (query[0], query[1] - 5))
     with pytest.raises(DivergedError):

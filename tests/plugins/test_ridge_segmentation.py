@@ -7,6 +7,7 @@ from spendflops_plugins.ridge_segmentation import RidgeSegmentation, patch_targe
 
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.parts.splits import label_subsets
+from spendflops.testing.samples import KitData
 
 GRID = (2, 2)
 
@@ -146,6 +147,9 @@ def test_what_is_refused():
     bank, query = scenes(4, 0), scenes(4, 1)
     with pytest.raises(DataError, match="has label 2"):
         run(bank, query, mask_classes=2)
+    drive.check(RidgeSegmentation(labels=48), bank=(KitData(), "train"), query=(KitData(), "test"))
+    with pytest.raises(DataError, match="49 labelled"):
+        drive.check(RidgeSegmentation(labels=49), bank=(KitData(), "train"), query=(KitData(), "test"))
     with pytest.raises(DataError, match="5 labelled"):
         run(bank, query, labels=5)
     with pytest.raises(DataError, match="ignored"):

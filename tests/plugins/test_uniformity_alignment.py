@@ -14,7 +14,6 @@ from spendflops_plugins.uniformity_alignment import UniformityAlignment
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
 from spendflops.contracts.types import Features
-from spendflops.engine.recipe import Evaluation
 from spendflops.parts.images import ArrayImage, EncodedImage
 from spendflops.testing.samples import KitData
 
@@ -148,10 +147,10 @@ def test_the_crops_of_an_encoded_image_and_what_the_options_do():
 
 def test_too_many_examples_are_refused_before_anything_is_trained():
     few = UniformityAlignment(examples=10)
-    with pytest.raises(DataError, match=r"kit:test has 48 examples, examples=10 is the most") as error:
-        Evaluation(evaluator=few, data={"eval": (KitData(), "test")})
+    with pytest.raises(DataError, match=r"kit:test\[:11\] has 11 examples, examples=10 is the most") as error:
+        drive.check(few, eval=(KitData(), "test[:11]"))
     assert "test[:10]" in error.value.fix
-    assert Evaluation(evaluator=few, data={"eval": (KitData(), "test[:10]")}).data
+    drive.check(few, eval=(KitData(), "test[:10]"))
     with pytest.raises(DataError, match="11 examples"):
         run(cloud(11), examples=10)
     assert run(cloud(10), examples=10)["examples"] == 10

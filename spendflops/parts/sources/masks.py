@@ -80,6 +80,15 @@ class StoredMask:
         """What error messages call it."""
         return self._file.name
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, from the header alone.
+
+        Raises:
+            DataError: Not an image.
+        """
+        return self._file.size
+
     def decode_mask(self) -> UInt8[np.ndarray, "H W"]:
         """The labels, :data:`IGNORED` where a pixel has none.
 
