@@ -7,6 +7,7 @@ one that is named. Two distributions that offer one name are an error at use, re
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 
@@ -39,22 +40,34 @@ class Entry:
 def entries(groups: tuple[str, ...] = GROUPS) -> list[Entry]:
     """All entry points of the groups, sorted by group, name, distribution. Imports no plugin."""
     found: dict[tuple[str, str, str], Entry] = {}
+    # One scan for all groups, and metadata parsed once a distribution: runs describe themselves a dozen times.
+    points = importlib.metadata.entry_points()
+    about = functools.cache(_about)
     for group in groups:
-        for point in importlib.metadata.entry_points(group=f"spendflops.{group}"):
-            dist = point.dist
-            name = dist.name if dist is not None else "?"
+        for point in points.select(group=f"spendflops.{group}"):
+            name, version, location = about(point.dist)
             # A stale egg-info beside a wheel lists the same distribution twice; that is one offer, not a conflict.
             key = (group, point.name, name.lower().replace("_", "-"))
-            if key not in found:
-                found[key] = Entry(
+            found.setdefault(
+                key,
+                Entry(
                     group=group,
                     name=point.name,
                     value=point.value,
                     distribution=name,
-                    version=dist.version if dist is not None else "?",
-                    location=str(dist.locate_file("")) if dist is not None else "?",
-                )
+                    version=version,
+                    location=location,
+                ),
+            )
     return sorted(found.values(), key=lambda e: (e.group, e.name, e.distribution))
+
+
+def _about(dist: importlib.metadata.Distribution | None) -> tuple[str, str, str]:
+    """Name, version and place of a distribution; ``"?"`` for what its metadata, half written perhaps, do not say."""
+    if dist is None:
+        return "?", "?", "?"
+    said = dist.metadata
+    return said["Name"] or "?", said["Version"] or "?", str(dist.locate_file(""))
 
 
 def find(group: str, name: str) -> Entry:

@@ -56,6 +56,21 @@ GOOD = """
 """
 
 
+def test_metadata_are_read_once_a_distribution_and_may_lack_a_name(site, monkeypatch):
+    folder = site(
+        "one", "1.0", {"datasets": ["good = reg_good:Good", "more = reg_good:Good"], "evaluators": ["e = m:E"]}
+    )
+    half = folder / "half-1.0.dist-info"
+    half.mkdir()
+    (half / "entry_points.txt").write_text("[spendflops.datasets]\nlost = nowhere:Lost\n")  # no METADATA yet
+    read, about = [], registry._about
+    monkeypatch.setattr(registry, "_about", lambda dist: read.append(dist) or about(dist))
+    found = {e.name: e for e in registry.entries() if e.name in ("good", "more", "e", "lost")}
+    assert len(found) == 4 and {found[n].distribution for n in ("good", "more", "e")} == {"one"}
+    assert (found["lost"].distribution, found["lost"].version) == ("?", "?")
+    assert len(read) == len(set(read)) < len(registry.entries())
+
+
 def test_listing_imports_nothing_and_loading_imports_one(site):
     site("one", "1.0", {"datasets": ["good = reg_good:Good", "worse = reg_worse:Worse"]}, reg_good=GOOD)
     names = {(e.group, e.name): e for e in registry.entries()}
