@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 LIMIT = math.log(1000 / 16)
 """Largest log of a ratio of sides that is decoded, as in detectron2: 16 pixels become at most 1000."""
@@ -71,7 +71,7 @@ def decode(
     return jnp.concatenate([middle - half, middle + half], axis=-1)
 
 
-def clip(boxes: Float[Array, "*B 4"], size: tuple[int, int]) -> Float[Array, "*B 4"]:
+def clip(boxes: Float[Array, "*B 4"], size: tuple[int, int] | Int[Array, " 2"]) -> Float[Array, "*B 4"]:
     """The parts of the boxes within an image of ``size`` = (height, width) pixels; without area if there is none."""
     height, width = size
     return jnp.clip(boxes, 0, jnp.asarray([width, height, width, height], boxes.dtype))

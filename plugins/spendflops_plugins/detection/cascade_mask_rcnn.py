@@ -7,14 +7,14 @@ first stage.
 
 from __future__ import annotations
 
-from spendflops_plugins.detection.mask_rcnn import MaskRCNN, Stage
+from spendflops_plugins.detection.mask_rcnn import BoxStage, MaskRCNN
 
 
 class CascadeMaskRCNN(MaskRCNN):
     """Mask R-CNN with three box heads; see there for the options."""
 
     stages = tuple(
-        Stage(overlap=overlap, weights=(10.0 * n, 10.0 * n, 5.0 * n, 5.0 * n))
+        BoxStage(overlap=overlap, weights=(10.0 * n, 10.0 * n, 5.0 * n, 5.0 * n))
         for n, overlap in enumerate((0.5, 0.6, 0.7), start=1)
     )
     agnostic = True

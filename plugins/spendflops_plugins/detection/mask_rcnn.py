@@ -43,7 +43,7 @@ POOLED = (7, 14)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
+class BoxStage:
     """A stage of the box head: from which overlap a region is an object's, and the weights of the offsets."""
 
     overlap: float
@@ -98,13 +98,14 @@ class MaskRCNN(Objective):
         "box_labels": "int32 B M",
         "valid": "bool B M",
         "masks": "uint8 B M S S",
+        "extent": "int32 B 2",
         "dropped": "int32 B 3",
     }
     outputs = ("features", "boxes", "box_scores", "box_labels", "box_masks")
-    groups = (Group(match=r".*/(bias|scale|cls_token|pos_embed|rel_pos.*)", decay=False),)
+    groups = (Group(match=r".*/(\w*bias|scale|gamma_\d|\w*_token|pos_embed|relative/.*)", decay=False),)
     views = DetectionViews
     couples_batch = True  # Losses are divided by regions and by pixels of the foreground of the whole batch.
-    stages: ClassVar[tuple[Stage, ...]] = (Stage(overlap=0.5, weights=(10.0, 10.0, 5.0, 5.0)),)
+    stages: ClassVar[tuple[BoxStage, ...]] = (BoxStage(overlap=0.5, weights=(10.0, 10.0, 5.0, 5.0)),)
     agnostic: ClassVar[bool] = False
     """Whether one box serves all classes."""
 
@@ -156,6 +157,15 @@ class MaskRCNN(Objective):
             if value not in known:
                 why = f"known: {', '.join(known)}"
                 raise ConfigError(f"unknown {option} {value!r}{suggest(value, known)}", why=why)
+        for name, kind, beta in (("rpn", rpn_regression, rpn_beta), ("box", box_regression, box_beta)):
+            if kind != "l1" and not beta > 0:
+                raise ConfigError(
+                    f"{name}_regression {kind!r} with {name}_beta {beta}",
+                    why="the parabola needs a width",
+                    fix=f"{name}_regression = 'l1' is what a width of 0 is for",
+                )
+        if not 0 <= positive_fraction <= 1:
+            raise ConfigError(f"positive_fraction is {positive_fraction}", fix="a part of the regions, 0 to 1")
         if classification == "federated" and len(info.box_counts) != classes:
             raise ConfigError(
                 f"data set {info.name!r} does not say how many images its classes have",
@@ -203,7 +213,7 @@ class MaskRCNN(Objective):
         )
         self.class_weights = tuple(count**0.5 for count in info.box_counts) if classification == "federated" else ()
         self.classes, self.federated_classes = classes, federated_classes
-        self.regions, self.positives = regions, int(regions * positive_fraction)
+        self.regions, self.positives = regions, round(regions * positive_fraction)
         self.box_form, self.average = {"kind": box_regression, "beta": box_beta}, average
         self.selection = {
             "threshold": threshold,
@@ -214,10 +224,10 @@ class MaskRCNN(Objective):
 
     def loss(self, batch: Batch, targets: Any, ctx: Context) -> Loss:
         features = self.backbone(batch["image"], ctx, levels=self.pyramid.wanted)
-        maps, size = self.pyramid(features), batch["image"].shape[1:3]
+        maps = self.pyramid(features)
         proposed, places = self.rpn(maps), self.rpn.anchors([x.shape[1:3] for x in maps])
         objectness, offsets = self.rpn.loss(*proposed, places, batch["boxes"], batch["valid"], ctx.fork("rpn"))
-        proposals = self.rpn.proposals(*proposed, places, size=size, train=True)
+        proposals = self.rpn.proposals(*proposed, places, extents=batch["extent"], train=True)
         regions = sample_regions(
             proposals,
             batch,
@@ -227,7 +237,7 @@ class MaskRCNN(Objective):
             positives=self.positives,
         )
         parts = {"rpn_objectness": objectness, "rpn_boxes": offsets}
-        parts |= self._box_losses(maps, regions, batch, size, ctx)
+        parts |= self._box_losses(maps, regions, batch, ctx)
         parts["masks"] = self._mask_loss(maps, regions, batch, ctx)
         beyond, out_of_sight, crowds = jnp.mean(batch["dropped"].astype(jnp.float32), axis=0)
         return Loss(
@@ -248,10 +258,12 @@ class MaskRCNN(Objective):
         if not any(name.startswith("box") for name in want):
             return outputs
         maps, size = self.pyramid(features), batch["image"].shape[1:3]
+        # Evaluators of detections say how much of the canvas is image; to others all of it is.
+        extents = batch.get("extent", jnp.broadcast_to(jnp.asarray(size, jnp.int32), (len(batch["image"]), 2)))
         places = self.rpn.anchors([x.shape[1:3] for x in maps])
-        proposals = self.rpn.proposals(*self.rpn(maps), places, size=size, train=False)
+        proposals = self.rpn.proposals(*self.rpn(maps), places, extents=extents, train=False)
         best = functools.partial(detect, **self.selection)
-        found, scores, labels = jax.vmap(best)(*self._scored(maps, proposals, size, ctx))
+        found, scores, labels = jax.vmap(best)(*self._scored(maps, proposals, extents, ctx))
         outputs |= {"boxes": found, "box_scores": scores, "box_labels": labels}
         if "box_masks" in want:
             outputs["box_masks"] = jax.nn.sigmoid(self._mask_logits(maps, found, labels, ctx))
@@ -274,9 +286,7 @@ class MaskRCNN(Objective):
     def _masked(self, regions: int) -> int:
         return min(self.positives, regions)
 
-    def _box_losses(
-        self, maps: tuple, regions: Regions, batch: Batch, size: tuple[int, int], ctx: Context
-    ) -> dict[str, Array]:
+    def _box_losses(self, maps: tuple, regions: Regions, batch: Batch, ctx: Context) -> dict[str, Array]:
         """The losses of each stage; its moved regions, matched anew, are those of the next one."""
         parts = {}
         for number, (stage, head) in enumerate(zip(self.stages, self.box_heads, strict=True)):
@@ -292,7 +302,7 @@ class MaskRCNN(Objective):
             parts[f"boxes{name}"] = losses.offsets(own, targets, regions.positive, count=count, **self.box_form)
             if number + 1 < len(self.stages):
                 moved = boxes.decode(own, regions.boxes, weights=stage.weights)
-                regions = rematch(regions, moved, batch, overlap=self.stages[number + 1].overlap, size=size)
+                regions = rematch(regions, moved, batch, overlap=self.stages[number + 1].overlap)
         return parts
 
     def _class_loss(self, logits: Array, labels: Array, valid: Array, key: Array) -> Array:
@@ -345,13 +355,13 @@ class MaskRCNN(Objective):
 
         return jax.vmap(image)(maps, found)
 
-    def _scored(self, maps: tuple, proposals: Proposals, size: tuple[int, int], ctx: Context) -> tuple[Array, Array]:
+    def _scored(self, maps: tuple, proposals: Proposals, extents: Array, ctx: Context) -> tuple[Array, Array]:
         """Boxes [B P 1|K 4] of the last stage; scores [B P K], means over the stages, 0 without a region."""
         found, scores = proposals.boxes, []
         for number, (stage, head) in enumerate(zip(self.stages, self.box_heads, strict=True)):
             logits, offsets = self._box_outputs(maps, found, head, ctx.scoped(f"box{number}"))
             each = jax.nn.sigmoid(logits) if self.class_weights else jax.nn.softmax(logits)
             scores.append(each[..., : self.classes])
-            moved = boxes.clip(boxes.decode(offsets, found[:, :, None], weights=stage.weights), size)
+            moved = jax.vmap(boxes.clip)(boxes.decode(offsets, found[:, :, None], weights=stage.weights), extents)
             found = moved[:, :, 0]
         return moved, jnp.where(proposals.valid[..., None], sum(scores) / len(scores), 0)

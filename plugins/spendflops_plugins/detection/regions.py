@@ -60,26 +60,24 @@ def sample_regions(
     return jax.vmap(image)(*proposals, batch["boxes"], batch["valid"], keys)
 
 
-def rematch(
-    regions: Regions, moved: Float[Array, "B R 4"], batch: Batch, *, overlap: float, size: tuple[int, int]
-) -> Regions:
+def rematch(regions: Regions, moved: Float[Array, "B R 4"], batch: Batch, *, overlap: float) -> Regions:
     """The same regions, moved and matched anew, without a gradient; what left the image is no longer there.
 
     Args:
         regions: Before they were moved.
         moved: Their new boxes.
-        batch: With ``boxes`` and ``valid``.
+        batch: With ``boxes``, ``valid`` and ``extent``.
         overlap: From which a region is an object's.
-        size: Height and width of the image.
     """
 
-    def image(found: Array, there: Array, truth: Array, valid: Array) -> Regions:
-        found = boxes.clip(found, size)
+    def image(found: Array, there: Array, truth: Array, valid: Array, extent: Array) -> Regions:
+        found = boxes.clip(found, extent)
         there = there & (boxes.area(found) > 0)
         matched = match(found, truth, valid, low=overlap, high=overlap, low_quality=False)
         return Regions(boxes=found, valid=there, positive=there & (matched.label > 0), index=matched.index)
 
-    return jax.vmap(image)(jax.lax.stop_gradient(moved), regions.valid, batch["boxes"], batch["valid"])
+    truth = (batch[name] for name in ("boxes", "valid", "extent"))
+    return jax.vmap(image)(jax.lax.stop_gradient(moved), regions.valid, *truth)
 
 
 def detect(
@@ -101,13 +99,15 @@ def detect(
         candidates: Best pairs that are looked at.
         detections: D.
     """
-    classes = scores.shape[1]
+    classes, broken = scores.shape[1], jnp.isnan(scores).any()
     scores = jnp.where(scores > threshold, scores, 0).reshape(-1)
     scores, pairs = jax.lax.top_k(scores, min(candidates, len(scores)))
     region, labels = pairs // classes, pairs % classes
     found = moved[region, jnp.minimum(labels, moved.shape[1] - 1)]
     keep = nms(found, scores, (scores > 0) & (boxes.area(found) > 0), threshold=overlap, labels=labels)
     scores, best = jax.lax.top_k(jnp.where(keep, scores, 0), min(detections, len(scores)))
+    # A model that diverged has not found nothing: whoever scores it must see that.
+    scores = jnp.where(broken, jnp.nan, scores)
     return found[best], scores, labels[best].astype(jnp.int32)
 
 

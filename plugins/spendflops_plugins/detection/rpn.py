@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from spendflops.parts import closed_form
 from spendflops.parts.nn import initialisers
@@ -149,7 +149,7 @@ class RPN(nnx.Module):
         deltas: Sequence[Array],
         places: Sequence[np.ndarray],
         *,
-        size: tuple[int, int],
+        extents: Int[Array, "B 2"],
         train: bool,
     ) -> Proposals:
         """The best regions of each image, without a gradient: by level the best anchors, moved, clipped, thinned out.
@@ -157,24 +157,24 @@ class RPN(nnx.Module):
         Args:
             logits, deltas: From ``__call__``.
             places: From :meth:`anchors`.
-            size: Height and width of the image.
+            extents: Height and width of each image on its canvas: beyond it there is nothing to find.
             train: Which of the two numbers of ``Rules.before`` and ``Rules.after`` count.
         """
         before, after = (pair[0 if train else 1] for pair in (self.rules.before, self.rules.after))
 
-        def level(logits: Array, deltas: Array, places: Array) -> tuple[Array, Array]:
+        def level(logits: Array, deltas: Array, places: Array, extent: Array) -> tuple[Array, Array]:
             scores, best = jax.lax.top_k(logits, min(before, len(logits)))
-            moved = boxes.clip(boxes.decode(deltas[best], places[best]), size)
+            moved = boxes.clip(boxes.decode(deltas[best], places[best]), extent)
             keep = nms(moved, scores, boxes.area(moved) > 0, threshold=self.rules.overlap)
             return moved, jnp.where(keep, scores, -jnp.inf)
 
-        def image(logits: list[Array], deltas: list[Array]) -> Proposals:
-            found = [level(*each, jnp.asarray(p)) for *each, p in zip(logits, deltas, places, strict=True)]
+        def image(logits: list[Array], deltas: list[Array], extent: Array) -> Proposals:
+            found = [level(*each, jnp.asarray(p), extent) for *each, p in zip(logits, deltas, places, strict=True)]
             moved, scores = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
             scores, best = jax.lax.top_k(scores, min(after, len(scores)))
             return Proposals(moved[best], scores > -jnp.inf)
 
-        return jax.vmap(image)(*jax.lax.stop_gradient((list(logits), list(deltas))))
+        return jax.vmap(image)(*jax.lax.stop_gradient((list(logits), list(deltas))), extents)
 
     def flops(self, grids: Sequence[tuple[int, int]]) -> int:
         """Counter A: of one image, forward."""

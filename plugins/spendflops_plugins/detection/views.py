@@ -39,6 +39,7 @@ class DetectionViews(Views):
 
     Gives ``image`` uint8 [H W 3]; ``boxes`` float32 [M 4], left, top, right, bottom in pixels of it, those of ``valid``
     bool [M] first and zeros behind them; ``box_labels`` int32 [M]; ``masks`` uint8 [M S S], each cropped to its box;
+    ``extent`` int32 [2], height and width of what is image, in the upper left corner;
     ``dropped`` int32 [3], objects beyond M, those that vanished (outside the crop, smaller than ``min_area``, without a
     mask), crowds.
 
@@ -119,6 +120,7 @@ class DetectionViews(Views):
             "boxes": _padded(boxes[kept].astype(np.float32), self.objects),
             "box_labels": _padded(labels[kept].astype(np.int32), self.objects),
             "valid": valid,
+            "extent": np.array(window.size, np.int32),
             "dropped": np.array(dropped, np.int32),
         }
         if self.mask_size:

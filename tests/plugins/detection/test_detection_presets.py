@@ -104,3 +104,13 @@ def test_costs_are_those_of_the_table(name, trunk):
     if name == "coco":
         two = sum(padded) - padded[1] + costs.rpn(shapes, padding=True)
         assert 22_500 * 64 * 3 * (model.backbone.flops((1024, 1024)) + 2 * two) == pytest.approx(8.4e18, rel=0.01)
+
+
+def test_lvis_is_as_in_vitdet():
+    (stage,) = loaded("vitdet_lvis").stages
+    assert (stage.length, stage.batch_size, stage.views.crowd) == ("156250 steps", 64, False)
+    at = [Context(key=jax.random.key(0), step=jnp.asarray(t), steps=jnp.asarray(156_250)) for t in (0, 250)]
+    assert [float(stage.optimizer.lr(ctx)) for ctx in at] == pytest.approx([2e-7, 2e-4], rel=1e-5)
+    options = stage.objective.keywords
+    assert (options["classification"], options["federated_classes"]) == ("federated", 50)
+    assert (options["threshold"], options["detections"]) == (0.02, 300)

@@ -43,6 +43,8 @@ TINY = {"image_size": 16, "patch_size": 4, "dim": 32, "depth": 1, "heads": 2, "f
 BACKBONE = functools.partial(ViT, **TINY, class_token=False)
 INFO = KitData().info
 SIZE = (16, 16)
+EXTENTS = np.array([[16, 16], [11, 14]], np.int32)
+"""Of the second image a part of the canvas is padding."""
 
 test_kit = testing.objective_tests("mask_rcnn", backbone=BACKBONE, views=VIEWS, **SMALL)
 test_kit_of_the_cascade = pytest.mark.slow(
@@ -71,14 +73,14 @@ def test_proposals_are_the_best_anchors_of_each_level_moved_clipped_and_thinned_
     places = rpn.anchors(grids)
     logits = [rng.normal(0, 1, (2, len(p))).astype(np.float32) for p in places]
     deltas = [rng.normal(0, 0.4, (2, len(p), 4)).astype(np.float32) for p in places]
-    best = jax.jit(lambda logits, deltas: rpn.proposals(logits, deltas, places, size=SIZE, train=True))
+    best = jax.jit(lambda logits, deltas: rpn.proposals(logits, deltas, places, extents=EXTENTS, train=True))
     given = best(logits, deltas)
     for image in range(2):
         levels = [
             ([oracle.decode(d, a) for d, a in zip(ds[image], p, strict=True)], ls[image])
             for ls, ds, p in zip(logits, deltas, places, strict=True)
         ]
-        wanted = oracle.proposals(levels, *SIZE, before=32, after=24)
+        wanted = oracle.proposals(levels, *EXTENTS[image].tolist(), before=32, after=24)
         count = int(given.valid[image].sum())
         assert count == len(wanted) and given.valid[image][:count].all()
         np.testing.assert_allclose(given.boxes[image][:count], [box for *_, box, _ in wanted], rtol=1e-5, atol=1e-5)
@@ -171,9 +173,10 @@ def test_cascade_is_that_of_the_loop(rng):
     matched = [oracle.match(b, t, v, 0.5, 0.5, False) for b, t, v in zip(found, truth, there, strict=True)]
     index, label = (np.array([m[i] for m in matched]) for i in (0, 1))
     regions = Regions(boxes=found, valid=valid, positive=(label == 1) & valid, index=index)
-    batch = {"boxes": jnp.asarray(truth), "box_labels": jnp.asarray(labels), "valid": jnp.asarray(there)}
+    batch = {"boxes": truth, "box_labels": labels, "valid": there, "extent": np.array([SIZE, SIZE])}
+    batch = jax.tree.map(jnp.asarray, batch)
     model = made(Given).told(jnp.asarray(logits), jnp.asarray(deltas))
-    parts = model._box_losses(None, jax.tree.map(jnp.asarray, regions), batch, SIZE, testing.model.context())
+    parts = model._box_losses(None, jax.tree.map(jnp.asarray, regions), batch, testing.model.context())
     _, wanted, passed = slow.cascade(logits, deltas, found, valid, truth, labels, there, size=SIZE)
     for number, (entropy, box) in enumerate(wanted):
         name = str(number + 1) if number else ""
@@ -183,7 +186,7 @@ def test_cascade_is_that_of_the_loop(rng):
     # In inference scores are means over the stages, boxes the last one's.
     model.told(jnp.asarray(logits), jnp.asarray(deltas))
     moved, scores = model._scored(
-        None, Proposals(jnp.asarray(found), jnp.asarray(valid)), SIZE, testing.model.context()
+        None, Proposals(jnp.asarray(found), jnp.asarray(valid)), batch["extent"], testing.model.context()
     )
     for image in range(2):
         mean = np.array(slow.cascade_scores(logits[:, image]))[:, :-1] * valid[image][:, None]
@@ -220,6 +223,8 @@ def test_forward_costs_are_those_of_the_published_sizes():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"rpn_regression": "smooth_l1", "rpn_beta": 0.0}, "width of 0"),
+        ({"positive_fraction": 1.5}, "positive_fraction is 1.5"),
         ({"info": DatasetInfo(name="plain", features={})}, "no classes of boxes"),
         ({"head_norm": "lay"}, "unknown head_norm"),
         ({"average": "sample"}, "did you mean"),
