@@ -20,8 +20,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 quickstart: $(VENV)/.installed
 	$(BIN)/spendflops study --gin_file gin/studies/quickstart.gin --workdir runs/quickstart
 
+# Files of tests are shared out over processes: one a core, at most four, since each compiles and keeps programs of its own.
+# WORKERS=0 runs them in one process, for a debugger.
+WORKERS ?= auto
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
