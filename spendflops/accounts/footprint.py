@@ -1,36 +1,23 @@
-"""Hours to kWh to kg CO2e: the simplest honest estimate, every factor with its source.
+"""Hours to kWh to kg CO2e, in three ways that never share a sum. Every factor is in the result, with its source.
 
-``kWh = hours x watts / 1000 x PUE`` and ``kg = kWh x g_per_kWh / 1000``, location based, without offsets, without the
-making of the machine. An energy that was measured and an energy that was assumed never share a sum.
+- ``estimate``: ``kWh = hours x watts / 1000 x PUE`` and ``kg = kWh x g_per_kWh / 1000``, location based, without
+  offsets, without the making of the machine; from the least to the largest that published figures allow.
+- ``mlco2``: the arithmetic of mlco2.github.io/impact to the digit, for papers that used it.
+- ``measurement``: an energy counter was read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import decimal
-import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from spendflops.contracts.errors import ConfigError
+from spendflops.accounts.figures import Figure, given, table
+from spendflops.accounts.machines import Machine
+from spendflops.contracts import errors
 
-WORLD_INTENSITY = 475.0
-WORLD_INTENSITY_SOURCE = "world average, the default of codecarbon 3.3"
-NO_PUE_SOURCE = "assumed: the machine alone, no cooling or losses"
-CPU_CORE_WATTS = 10.0
-
-# (device name as JAX prints it, watts a device, source). A TPU v2 or v3 chip is two JAX devices. Other variants of the
-# same name (PCIe, NVL, GB200) have other limits: they must not match, an unknown power is better than a wrong one.
-_DEVICES: tuple[tuple[str, float, str], ...] = (
-    (r"b200(?!.*nvl)", 1000, "TDP of B200 HGX, vendor data sheet"),
-    (r"h200(?!.*nvl)", 700, "TDP of H200 SXM, vendor data sheet"),
-    (r"h100(?!.*(pcie|nvl))", 700, "TDP of H100 SXM5, vendor data sheet"),
-    (r"a100(?!.*pcie)", 400, "TDP of A100 SXM4, vendor data sheet"),
-    (r"v100(?!.*(pcie|fhhl))", 300, "TDP of V100 SXM2, vendor data sheet"),
-    (r"tpu v4$", 170, "measured mean of a TPU v4 chip, Google Cloud documentation"),
-    (r"tpu v3$", 141.5, "half of 283 W, average of a TPU v3 chip with its share of the host, Patterson et al. 2021"),
-    (r"tpu v2$", 110.5, "half of 221 W, average of a TPU v2 chip with its share of the host, Patterson et al. 2021"),
-)
+Basis = Literal["estimate", "mlco2", "measurement"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +25,11 @@ class Footprint:
     """Energy and CO2e of some hours of computing; ``None`` where a factor is unknown, never 0 instead of it.
 
     Attributes:
-        basis: ``"estimate"`` (hours x assumed watts) or ``"measurement"`` (an energy counter was read).
         watts: Of all devices together; average power for a measurement.
+        kwh, kg: With the PUE; the best guess.
+        kwh_low, kwh_high, kg_low, kg_high: The least and the largest that the factors allow; None without a range.
+        basis: How it was found, see above.
+        machine: Where.
     """
 
     hours: float
@@ -51,12 +41,17 @@ class Footprint:
     pue_source: str
     kwh: float | None
     kg: float | None
-    basis: Literal["estimate", "measurement"] = "estimate"
+    basis: Basis = "estimate"
+    kwh_low: float | None = None
+    kwh_high: float | None = None
+    kg_low: float | None = None
+    kg_high: float | None = None
+    machine: str = ""
 
     @property
     def sources(self) -> tuple[str, ...]:
         """One sentence a factor."""
-        watts = "unknown power" if self.watts is None else f"{self.watts:g} W"
+        watts = "unknown" if self.watts is None else f"{self.watts:.6g} W"
         return (
             f"Power: {watts}, {self.watts_source}.",
             f"Carbon intensity: {self.intensity_g_per_kwh:g} g CO2e/kWh, {self.intensity_source}.",
@@ -64,95 +59,94 @@ class Footprint:
         )
 
 
-def assumed_watts(device: str, *, devices: int = 1, cores: int = 1) -> tuple[float | None, str]:
-    """Power to assume for devices of a name, and where the figure comes from.
-
-    Args:
-        device: ``device_kind`` of JAX, e.g. ``"cpu"``, ``"NVIDIA H200"``, ``"TPU v3"``.
-        devices: How many JAX devices of an accelerator.
-        cores: How many CPU cores; read only for a CPU.
-
-    Returns:
-        Watts of all devices (``None`` for an accelerator without a known figure) and the source.
-    """
-    name = device.strip().lower()
-    if name == "cpu":
-        return CPU_CORE_WATTS * cores, f"an assumption: {CPU_CORE_WATTS:g} W a CPU core x {cores}"
-    for pattern, watts, source in _DEVICES:
-        if re.search(pattern, name):
-            return watts * devices, f"an assumption: {source}, x {devices}, at full load"
-    return None, f"no published figure for {device!r} is known here; give watts"
-
-
-def estimate(
-    *,
-    hours: float,
-    device: str = "cpu",
-    devices: int = 1,
-    cores: int = 1,
-    watts: float | None = None,
-    watts_source: str = "given by the user",
-    intensity: float = WORLD_INTENSITY,
-    intensity_source: str = "",
-    pue: float = 1.0,
-    pue_source: str = "",
-) -> Footprint:
-    """Footprint of measured hours at an assumed power.
+def estimate(*, hours: float, machine: Machine, watts: float | None = None) -> Footprint:
+    """Footprint of hours on a machine at an assumed power.
 
     Args:
         hours: Wall time.
-        device: See :func:`assumed_watts`, like ``devices`` and ``cores``; read only where ``watts`` is missing.
-        watts: Power of all devices together.
-        intensity: Grams of CO2e a kWh.
-        pue: Power usage effectiveness of the building, at least 1.
+        machine: Its power, the intensity of its grid, its PUE.
+        watts: Power of all devices together, where it is known better.
 
     Raises:
-        ConfigError: A negative number, or a PUE below 1.
+        errors.ConfigError: A negative number.
     """
-    _check(hours=hours, watts=watts, intensity=intensity, pue=pue)
-    if watts is None:
-        watts, watts_source = assumed_watts(device, devices=devices, cores=cores)
-    kwh = None if watts is None else hours * watts / 1000 * pue
+    _check(hours=hours, energy=watts)
+    power, intensity, pue = given(watts) if watts is not None else machine.watts, machine.intensity, machine.region.pue
+    unknown = f"no published figure for {machine.accelerator.name!r} is known here; give watts"
     return Footprint(
         hours=hours,
-        watts=watts,
-        watts_source=watts_source,
-        kwh=kwh,
-        kg=None if kwh is None else kwh * intensity / 1000,
-        **_factors(intensity, intensity_source, pue, pue_source),
+        watts=None if power is None else power.value,
+        watts_source=unknown if power is None else _told(power, "W"),
+        intensity_g_per_kwh=intensity.value,
+        intensity_source=_told(intensity, "g CO2e/kWh"),
+        pue=pue.value,
+        pue_source=_told(pue, ""),
+        machine=str(machine),
+        **({"kwh": None, "kg": None} if power is None else _energy(power.times(hours / 1000), intensity, pue)),
     )
 
 
-def measured(
-    *,
-    hours: float,
-    kwh: float,
-    counter: str,
-    intensity: float = WORLD_INTENSITY,
-    intensity_source: str = "",
-    pue: float = 1.0,
-    pue_source: str = "",
-) -> Footprint:
-    """Footprint of an energy that a counter measured at the device; ``counter`` names it, e.g. ``"NVML, board only"``.
+def measured(*, hours: float, kwh: float, counters: str, machine: Machine) -> Footprint:
+    """Footprint of an energy that counters measured at the devices; ``counters`` names them.
 
     Raises:
-        ConfigError: A negative number, a PUE below 1, or 0 kWh in more than a minute (a counter that does not count).
+        errors.ConfigError: A negative number, or 0 kWh in more than a minute (a counter that does not count).
     """
-    _check(hours=hours, watts=kwh, intensity=intensity, pue=pue)
+    _check(hours=hours, energy=kwh)
     if kwh == 0 and hours > 1 / 60:
-        raise ConfigError(
-            f"{counter} measured 0 kWh in {hours:.3g} h",
+        raise errors.ConfigError(
+            f"{counters} measured 0 kWh in {hours:.3g} h",
             why="a device without an energy counter reads as zero",
             fix="use the estimate, or another counter",
         )
+    intensity, pue = machine.intensity, machine.region.pue
     return Footprint(
         hours=hours,
         watts=kwh * 1000 / hours if hours else None,
-        watts_source=f"average, measured by {counter}",
-        kwh=kwh * pue,
-        kg=kwh * pue * intensity / 1000,
+        watts_source=f"average, measured by {counters}",
+        intensity_g_per_kwh=intensity.value,
+        intensity_source=_told(intensity, "g CO2e/kWh"),
+        pue=pue.value,
+        pue_source=_told(pue, ""),
         basis="measurement",
-        **_factors(intensity, intensity_source, pue, pue_source),
+        machine=str(machine),
+        **_energy(Figure(value=kwh, source=counters, tag="measured"), intensity, pue),
+    )
+
+
+def calculator(*, hours: float, machine: Machine) -> Footprint:
+    """What a paper gets that asks mlco2.github.io/impact for one chip and multiplies by their number.
+
+    Raises:
+        errors.ConfigError: A negative number; hardware or a region that is not known of the calculator.
+    """
+    _check(hours=hours, energy=0.0)
+    watts = {row["accelerator"]: float(row["watts"]) for row in table("calculator_hardware")}
+    grams = {row["region"]: row for row in table("calculator_regions")}
+    name, place = machine.accelerator.name, machine.region.name
+    for what, known in ((name, list(watts)), (place, list(grams))):
+        if what not in known:
+            raise errors.ConfigError(
+                f"the calculator's figures of {what!r} are not known{errors.suggest(what, known)}",
+                why="its own table of hardware and regions is what it computes with",
+                fix="use the estimate",
+            )
+    g_per_kwh, offset = float(grams[place]["g_per_kwh"]), float(grams[place]["offset_percent"])
+    one = mlco2(watts[name], hours, g_per_kwh=g_per_kwh, offset_percent=offset)
+    many = machine.count
+    return Footprint(
+        hours=hours,
+        watts=watts[name] * many,
+        watts_source=f"the calculator's {watts[name]:g} W for {name}, x {many}",
+        intensity_g_per_kwh=g_per_kwh,
+        intensity_source=f"the calculator's for {place}, where it shows {one.kg_per_kwh:g} kg; of the result it "
+        f"calls {offset:g} % offset, {one.offset_kg * many:.10g} kg",
+        pue=1.0,
+        pue_source="the calculator uses none",
+        kwh=round(one.kwh * many, 6),
+        kg=round(one.kg * many, 6),
+        basis="mlco2",
+        machine=f"{many}x{name}@{place}",
     )
 
 
@@ -160,15 +154,15 @@ def total(footprints: Iterable[Footprint]) -> tuple[float, float | None, float |
     """Hours, kWh and kg of several; kWh and kg are ``None`` as soon as one of them is.
 
     Raises:
-        ConfigError: Estimates and measurements in one sum.
+        errors.ConfigError: Several ways of finding them in one sum.
     """
     items = list(footprints)
     bases = sorted({item.basis for item in items})
     if len(bases) > 1:
-        raise ConfigError(
-            "an estimated and a measured energy are added",
-            why="assumed watts and a counter cover different parts of a machine",
-            fix="sum each basis on its own",
+        raise errors.ConfigError(
+            f"footprints of different kinds are added: {' and '.join(bases)}",
+            why="assumed watts, a calculator's and a counter cover different parts of a machine",
+            fix="sum each kind on its own",
         )
     unknown = any(item.kg is None for item in items)
     hours = sum(item.hours for item in items)
@@ -188,7 +182,7 @@ class Mlco2:
 
 
 def mlco2(watts: float, hours: float, *, g_per_kwh: float, offset_percent: float = 0.0) -> Mlco2:
-    """The arithmetic of mlco2.github.io/impact, rounding included, to compare with papers that used it.
+    """The arithmetic of mlco2.github.io/impact, rounding included.
 
     Args:
         watts: Of one device; papers multiply the rounded result by the number of devices.
@@ -205,23 +199,30 @@ def _to_fixed(value: float) -> float:
     return float(decimal.Decimal(value).quantize(decimal.Decimal("0.01"), rounding=decimal.ROUND_HALF_UP))
 
 
-def _factors(intensity: float, intensity_source: str, pue: float, pue_source: str) -> dict:
-    if not intensity_source:
-        intensity_source = WORLD_INTENSITY_SOURCE if intensity == WORLD_INTENSITY else "given by the user"
-    if not pue_source:
-        pue_source = NO_PUE_SOURCE if pue == 1.0 else "given by the user"
+def _energy(energy: Figure, intensity: Figure, pue: Figure) -> dict[str, Any]:
+    """kWh and kg of the kWh of the devices, with their ranges."""
+    low, high = (energy.range[i] * pue.range[i] for i in (0, 1))
+    kwh = energy.value * pue.value
     return {
-        "intensity_g_per_kwh": intensity,
-        "intensity_source": intensity_source,
-        "pue": pue,
-        "pue_source": pue_source,
+        "kwh": kwh,
+        "kg": kwh * intensity.value / 1000,
+        "kwh_low": low,
+        "kwh_high": high,
+        "kg_low": low * intensity.range[0] / 1000,
+        "kg_high": high * intensity.range[1] / 1000,
     }
 
 
-def _check(*, hours: float, watts: float | None, intensity: float, pue: float) -> None:
-    if hours < 0 or (watts is not None and watts < 0) or intensity < 0 or pue < 1:
-        raise ConfigError(
-            "a footprint needs hours, power and intensity of at least 0 and a PUE of at least 1",
-            why=f"got hours={hours}, power or energy={watts}, intensity={intensity}, pue={pue}",
-            fix="check the units: hours, watts, grams a kWh",
+def _told(figure: Figure, unit: str) -> str:
+    """The source of a figure, and its range where it has one."""
+    low, high = figure.range
+    return str(figure) if low == high else f"{figure}; {low:.6g} to {high:.6g} {unit}".rstrip()
+
+
+def _check(*, hours: float, energy: float | None) -> None:
+    if not hours >= 0 or (energy is not None and not energy >= 0):
+        raise errors.ConfigError(
+            "a footprint needs hours and power of at least 0",
+            why=f"got hours={hours}, power or energy={energy}",
+            fix="check the units: hours, watts, kWh",
         )

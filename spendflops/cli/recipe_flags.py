@@ -6,6 +6,8 @@ from typing import Any
 
 from absl import flags
 
+from spendflops.accounts import regions
+
 
 def define(known: flags.FlagValues) -> None:
     """Adds the flags."""
@@ -20,6 +22,12 @@ def define(known: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", None, "Seed of everything random.", **kwargs)
     flags.DEFINE_string("workdir", None, "Run directory; the same command again goes on there.", **kwargs)
     flags.DEFINE_bool("quiet", False, "Show no progress.", **kwargs)
+
+
+def define_region(known: flags.FlagValues) -> None:
+    """Adds ``--region``, for verbs that run something."""
+    text = "Where this machine stands, for the CO2e: europe-west1, eu-north-1, DE, ..."
+    flags.DEFINE_string("region", regions.WORLD, text, flag_values=known)
 
 
 def load(known: flags.FlagValues, root: str, base: str | None = None) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
+from spendflops.accounts import regions
 from spendflops.cli import recipe_flags
 from spendflops.contracts import errors
 
@@ -17,6 +18,7 @@ def define(known: flags.FlagValues) -> None:
     """The flags of this verb."""
     recipe_flags.define(known)
     recipe_flags.define_features(known)
+    recipe_flags.define_region(known)
     flags.DEFINE_bool("retry", False, "Run rows that failed before again.", flag_values=known)
 
 
@@ -28,6 +30,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
         raise errors.ConfigError("no --gin_file given", fix="--gin_file gin/studies/quickstart.gin")
     if not known.workdir:
         raise errors.ConfigError("no --workdir given", fix="--workdir runs/NAME keeps the rows and the report")
+    region = regions.named(known.region).name
     loaded = recipe_flags.load(known, "Study")
     for line in loaded.chosen:
         print(line)
@@ -51,6 +54,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
             folder=folder,
             retry=known.retry,
             quiet=known.quiet,
+            region=region,
             command=command,
             texts=texts,
             features=recipe_flags.features(known),

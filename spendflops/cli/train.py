@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from spendflops.accounts import regions
 from spendflops.cli import recipe_flags
 from spendflops.contracts import errors
 
@@ -15,6 +16,7 @@ def define(known: flags.FlagValues) -> None:
     """The flags of this verb."""
     recipe_flags.define(known)
     recipe_flags.define_features(known)
+    recipe_flags.define_region(known)
 
 
 def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
@@ -25,6 +27,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
         raise errors.ConfigError(
             "no --workdir given", fix="--workdir runs/NAME keeps checkpoints, metrics and the ledger"
         )
+    region = regions.named(known.region).name
     base = None if known.gin_file else "recipes/pretrain.gin"
     loaded = recipe_flags.load(known, "Recipe", base)
     for line in loaded.chosen:
@@ -37,8 +40,14 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     for line in cautions(build(loaded.object), known.objective or "run"):
         print(f"note: {line}")
     texts = {"config.gin": loaded.given, "operative.gin": loaded.operative}
-    features = recipe_flags.features(known)
-    result = run_recipe(loaded.object, known.workdir, texts=texts, quiet=known.quiet, features=features)
+    result = run_recipe(
+        loaded.object,
+        known.workdir,
+        texts=texts,
+        quiet=known.quiet,
+        features=recipe_flags.features(known),
+        region=region,
+    )
     print(json.dumps({"flops": result["flops"], "scores": result["scores"]}, indent=1))
     print(f"run directory: {known.workdir}")
     return 0

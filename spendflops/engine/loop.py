@@ -18,8 +18,9 @@ import jax
 import numpy as np
 
 from spendflops.accounts.ledger import Entry, Ledger
+from spendflops.accounts.regions import WORLD
 from spendflops.contracts import errors
-from spendflops.engine import accounting, data, evaluate, preflight, probes, sharding, skips
+from spendflops.engine import accounting, data, evaluate, metering, preflight, probes, sharding, skips
 from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
@@ -92,7 +93,7 @@ class Run:
 
 def run_recipe(
     recipe: Recipe, workdir: str | os.PathLike[str], *, texts: Mapping[str, str] | None = None, quiet: bool = False,
-    features: FeatureCache | None = None, checked: bool = False,
+    features: FeatureCache | None = None, checked: bool = False, region: str = WORLD,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs a recipe in a directory, or goes on with it, and returns its result.
 
@@ -104,6 +105,7 @@ def run_recipe(
         features: Where evaluations look for what earlier runs of any recipe computed, and keep what they compute; it
             changes no score.
         checked: Whether somebody has looked at the data already; else they are, before anything is spent.
+        region: Where the machine stands, for the CO2e of a new run.
 
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
@@ -116,7 +118,8 @@ def run_recipe(
     with locked(directory.path), StopRequest().listening() as stop:
         try:
             # Again, now that nobody else can be making it.
-            return _run(recipe, RunDir.open(workdir, config), stop, texts or {}, quiet, features, checked)
+            directory = RunDir.open(workdir, config, region=region)
+            return _run(recipe, directory, stop, texts or {}, quiet, features, checked)
         except Exception as error:
             shown = translate(error)
             if isinstance(error, OSError) and error.errno in STORAGE:
@@ -153,7 +156,7 @@ def _run(
     log = MetricsLog(directory.path, quiet=quiet)
     ledger = Ledger(directory.path / "ledger.jsonl")
     run = Run(built=built, directory=directory, ledger=ledger, log=log, stop=stop, features=features)
-    with contextlib.closing(log):
+    with contextlib.closing(log), metering.metered(directory.path):
         for index in range(len(recipe.stages)):
             run_stage(run, index)
         scores = run_evaluations(run)
@@ -373,5 +376,6 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
             "prior": sum(_taken(run, init) for init in starts.values()),
             **{role: ledger.seconds(role=role) for role in roles},
         },
+        "energy": metering.measured(run.directory.path),
         "devices": [d.device_kind for d in jax.devices()],
     }

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from spendflops.accounts.regions import WORLD
 from spendflops.contracts import errors
 
 PACKAGES = ("spendflops", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
@@ -73,15 +74,17 @@ class RunDir:
         config: What was asked, as JSON.
         resolved: Steps and FLOPs a step by stage, fixed when the directory was made.
         fresh: Whether it was made just now.
+        region: Where the machine stands that made it.
     """
 
     path: Path
     config: dict[str, Any]
     resolved: dict[str, Any] | None
     fresh: bool
+    region: str = WORLD
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunDir:
+    def open(cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, region: str = WORLD) -> RunDir:
         """Makes the directory, or opens it if it holds a run of the same configuration.
 
         Raises:
@@ -96,7 +99,7 @@ class RunDir:
             raise storage_error(folder, error) from error
         existing = folder / "config.json"
         if not existing.exists():
-            return cls(path=folder, config=dict(config), resolved=None, fresh=True)
+            return cls(path=folder, config=dict(config), resolved=None, fresh=True, region=region)
         stored = json.loads(existing.read_text(encoding="utf-8"))
         given = json.loads(json.dumps(config))
         if stored["config"] != given:
@@ -113,7 +116,8 @@ class RunDir:
             return
         for name, text in texts.items():
             write_atomically(self.path / name, text)
-        write_atomically(self.path / "environment.json", json.dumps(environment(), indent=1, sort_keys=True))
+        found = {**environment(), "region": self.region}
+        write_atomically(self.path / "environment.json", json.dumps(found, indent=1, sort_keys=True))
         self.resolved = dict(resolved)
         body = {"config": self.config, "resolved": self.resolved}
         write_atomically(self.path / "config.json", json.dumps(body, indent=1, sort_keys=True))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spendflops.accounts import budget as budgets
+from spendflops.accounts.regions import WORLD
 from spendflops.contracts import errors
 from spendflops.engine import preflight
 from spendflops.engine.agreement import check_start
@@ -38,6 +39,7 @@ class Launch:
         study: What to run.
         folder: Holds ``rows/<run id>``, ``report.html``, ``report.json``, ``points.csv``.
         retry: Runs failed rows again.
+        region: Where the machine stands, for the CO2e.
         say: Receives lines for the user.
         command: What the user typed, for the report.
         texts: Files that every row keeps beside its configuration.
@@ -48,6 +50,7 @@ class Launch:
     folder: Path
     retry: bool = False
     quiet: bool = False
+    region: str = WORLD
     say: Callable[[str], None] = print
     command: str = ""
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -165,7 +168,13 @@ class Launch:
         failure = folder / "failed.json"
         try:
             result = run_recipe(
-                planned.recipe, folder, texts=self.texts, quiet=self.quiet, features=self.features, checked=True
+                planned.recipe,
+                folder,
+                texts=self.texts,
+                quiet=self.quiet,
+                features=self.features,
+                checked=True,
+                region=self.region,
             )
             row = finished_row(planned, folder, result)
         except (errors.Preempted, errors.Interrupted):
@@ -233,7 +242,7 @@ class Launch:
         )
 
     def _report(self, notes: tuple[str, ...], shared: tuple[Overlap, ...]) -> Report:
-        footprints = [r.footprint for r in self.rows if r.footprint is not None]
+        footprints = [item for r in self.rows for item in (r.footprint, r.measured) if item is not None]
         sources = tuple(dict.fromkeys(s for f in footprints for s in f.sources))
         evaluations = [*self.study.evaluations, *self.study.transfer_evaluations]
         for transfer in self.study.transfers.values():

@@ -18,6 +18,7 @@ PHASES = ("augment", "targets", "forward", "backward", "update", "predict", "oth
 SCRATCH = "no pre-training"
 """The label of the rows of a transfer that start from nothing."""
 Cost = Literal["paid", "pretrain"]
+_FOOTPRINTS = ("footprint", "measured")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,8 @@ class Row:
         epochs: How often the pre-training data were seen, on average; ``None`` for endless data.
         seconds: Wall time by kind (``FLOP_KINDS``); like ``flops``, ``pretrain`` of a transfer row is the parent's.
         status: ``"ok"`` or ``"failed: reason"``.
-        footprint: Of all of ``seconds``.
+        footprint: Of all of ``seconds``, estimated.
+        measured: Of this run alone, by counters; None with a ``measured_reason``.
         parent: The run that it starts from, whose FLOPs are its ``pretrain``.
         transfer: Which of the study's transfers it is; empty for a row of pre-training.
         candidate: The settings that a ``"tuning"`` row tried, by name.
@@ -149,6 +151,8 @@ class Row:
     scores: tuple[Score, ...] = ()
     status: str = "ok"
     footprint: Footprint | None = None
+    measured: Footprint | None = None
+    measured_reason: str = ""
     config_hash: str = ""
     parent: str = ""
     transfer: str = ""
@@ -205,17 +209,18 @@ class Row:
         """Plain dictionaries, lists, numbers and strings; FLOPs stay exact integers."""
         plain = {name: dict(value) for name, value in vars(self).items() if isinstance(value, Mapping)}
         plain |= {name: [dataclasses.asdict(x) for x in getattr(self, name)] for name in ("scores", "pictures")}
-        footprint = None if self.footprint is None else dataclasses.asdict(self.footprint)
-        return {**vars(self), **plain, "footprint": footprint}
+        for name in _FOOTPRINTS:
+            value = getattr(self, name)
+            plain[name] = None if value is None else dataclasses.asdict(value)
+        return {**vars(self), **plain}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Row:
         """The inverse of :meth:`to_json`."""
-        footprint = data.get("footprint")
+        found = {name: Footprint(**data[name]) for name in _FOOTPRINTS if data.get(name)}
         scores = tuple(Score(**score) for score in data.get("scores", ()))
         pictures = tuple(Picture(**picture) for picture in data.get("pictures", ()))
-        footprint = Footprint(**footprint) if footprint else None
-        return cls(**{**data, "scores": scores, "pictures": pictures, "footprint": footprint})
+        return cls(**{**data, **found, "scores": scores, "pictures": pictures})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -311,7 +316,7 @@ def csv_text(rows: Iterable[Row]) -> str:
 
 _ROW_COLUMNS = ("run_id", "label", "kind", "backbone", "dataset", "seed", "budget")
 _SCORE_COLUMNS = ("evaluator", "protocol", "metric", "value", "sd", "n", "spread", "higher_is_better", "unit")
-_FOOTPRINT_COLUMNS = ("basis", "hours", "watts", "intensity_g_per_kwh", "pue", "kwh", "kg")
+_FOOTPRINT_COLUMNS = ("basis", "hours", "watts", "intensity_g_per_kwh", "pue", "kwh", "kg", "kg_low", "kg_high")
 _REST = (
     "transfer",
     "candidate",
@@ -337,7 +342,8 @@ _COLUMNS = (
     *(f"flops_{kind}" for kind in FLOP_KINDS),
     *(f"phase_{name}" for name in PHASES),
     *(f"seconds_{kind}" for kind in FLOP_KINDS),
-    *(f"footprint_{name}" for name in _FOOTPRINT_COLUMNS),
+    *(f"{kind}_{name}" for kind in _FOOTPRINTS for name in _FOOTPRINT_COLUMNS),
+    "measured_reason",
     *_REST,
 )
 
@@ -351,6 +357,9 @@ def _flat(row: Row, score: Score | None) -> dict[str, Any]:
     if score is not None:
         line.update({name: getattr(score, name) for name in _SCORE_COLUMNS})
         line.update(eval_dataset=score.dataset, eval_split=score.split)
-    if row.footprint is not None:
-        line.update({f"footprint_{name}": getattr(row.footprint, name) for name in _FOOTPRINT_COLUMNS})
+    for kind in _FOOTPRINTS:
+        item = getattr(row, kind)
+        if item is not None:
+            line.update({f"{kind}_{name}": getattr(item, name) for name in _FOOTPRINT_COLUMNS})
+    line["measured_reason"] = row.measured_reason
     return line

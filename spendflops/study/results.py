@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from spendflops.accounts import budget as budgets
-from spendflops.accounts.footprint import Footprint, estimate
+from spendflops.accounts import machines
+from spendflops.accounts.footprint import Footprint, estimate, measured
 from spendflops.accounts.ledger import Ledger
+from spendflops.accounts.regions import WORLD
 from spendflops.contracts.evaluator import PICTURES
 from spendflops.engine.describe import describe
 from spendflops.engine.evaluate import FOLDER
@@ -37,6 +39,9 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         flops["pretrain"], seconds["pretrain"] = before
     trained = "pretrain" if result["phases"]["pretrain"] else "transfer"
     hardware = result["hardware_flops"][trained]
+    environment = read_json(folder / "environment.json") or {}
+    machine = _machine(result["devices"], environment)
+    energy = result.get("energy", {"kwh": None, "reason": "the run is older than its measurement"})
     return Row(
         **_common(planned, folder),
         flops=flops,
@@ -51,8 +56,10 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         seconds=seconds,
         device=", ".join(sorted(set(result["devices"]))),
         scores=tuple(_score(s) for s in result["scores"]),
-        footprint=_footprint(planned, sum(seconds.values()), result["devices"]),
-        versions=(read_json(folder / "environment.json") or {}).get("packages", {}),
+        footprint=estimate(hours=sum(seconds.values()) / 3600, machine=machine, watts=planned.recipe.watts),
+        measured=_measured(energy, machine),
+        measured_reason=energy["reason"],
+        versions=environment.get("packages", {}),
         pictures=_pictures(folder, result["scores"]),
     )
 
@@ -145,11 +152,15 @@ def _score(score: Mapping[str, Any]) -> Score:
     )
 
 
-def _footprint(planned: Planned, seconds: float, devices: list[str]) -> Footprint:
-    return estimate(
-        hours=seconds / 3600,
-        device=devices[0],
-        devices=len(devices),
-        cores=os.cpu_count() or 1,
-        watts=planned.recipe.watts,
-    )
+def _machine(devices: list[str], environment: Mapping[str, Any]) -> machines.Machine:
+    """The machine that a run ran on, where it said it stands."""
+    cores = environment.get("cores") or os.cpu_count() or 1
+    here = machines.Host(kind=devices[0], devices=len(devices), cores=cores)
+    return machines.parse(f"this@{environment.get('region', WORLD)}", here=here)
+
+
+def _measured(energy: Mapping[str, Any], machine: machines.Machine) -> Footprint | None:
+    if energy["kwh"] is None:
+        return None
+    counters = ", ".join(energy["counters"])
+    return measured(hours=energy["seconds"] / 3600, kwh=energy["kwh"], counters=counters, machine=machine)

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
+from spendflops.accounts import machines
 from spendflops.accounts.footprint import estimate
 from spendflops.study.points import Overlap, Report, Row, Score
 
+HERE = machines.Host(kind="cpu", devices=1, cores=2)
 RIDGE, FINETUNE = "ridge-frozen-v1", "accuracy-finetune-v1"
 SMALL, LARGE = 500_000_000_000, 2_000_000_000_000
 TRANSFER = 600_000_000_000
@@ -36,7 +38,7 @@ def row(label, budget=None, value=50.0, *, seed=0, sd=1.0, flops=None, transfer=
         "seconds": {"pretrain": pretrain / 1e9, "transfer": transfer / 1e9, "evaluate": 9.0},
         "device": "cpu, 2 cores",
         "scores": (score(value, sd, protocol=protocol),),
-        "footprint": estimate(hours=0.5, cores=2),
+        "footprint": estimate(hours=0.5, machine=machines.parse("this", here=HERE)),
         "config_hash": f"hash-{label}",
         "settings": {"objective": label, "batch": 64, "seed": seed},
         "versions": {"jax": "0.10.2"},

@@ -52,10 +52,13 @@ def _meta(report: Report) -> str:
     )
     parts.append(f"{text.flops(sum(spent.values()))} FLOPs in all ({text.human(sum(spent.values()))})")
     parts.append(f"{text.duration(sum(sum(r.seconds.values()) * r.own_share for r in report.rows))} of computing")
-    for basis in ("estimate", "measurement"):
-        items = [_scaled(r.footprint, r.own_share) for r in report.rows if r.footprint and r.footprint.basis == basis]
-        if items:
-            parts.append(f"{text.mass(total(items)[2])} CO2e ({basis})")
+    estimates = [_scaled(r.footprint, r.own_share) for r in report.rows if r.footprint]
+    if estimates:
+        parts.append(f"{text.mass(total(estimates)[2])} CO2e (estimate)")
+    measurements = [r.measured for r in report.rows if r.measured]
+    if measurements:
+        some = "" if len(measurements) == len(report.rows) else f" of {len(measurements)} runs"
+        parts.append(f"{text.mass(total(measurements)[2])} CO2e (measurement{some})")
     return f"<p class='meta'>{esc(' · '.join(parts))}</p>"
 
 
@@ -191,7 +194,8 @@ def _terms(report: Report) -> str:
     protocols = "".join(
         f"<dt><code>{esc(name)}</code></dt><dd>{esc(words)}</dd>" for name, words in report.protocols.items()
     )
-    factors = (s for row in report.rows if row.footprint for s in row.footprint.sources)
+    footprints = (item for row in report.rows for item in (row.footprint, row.measured) if item)
+    factors = (sentence for item in footprints for sentence in item.sources)
     assumptions = "".join(f"<li>{esc(line)}</li>" for line in dict.fromkeys((*report.assumptions, *factors)))
     parts = ["<section><h2>Protocols and assumptions</h2>"]
     if protocols:
