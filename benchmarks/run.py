@@ -15,7 +15,7 @@ from pathlib import Path
 import render
 
 HERE = Path(__file__).parent
-NAMES = ("cli_start", "plan_time", "host_overhead", "pipeline", "step_speed", "images")
+NAMES = ("cli_start", "plan_time", "host_overhead", "pipeline", "step_speed", "time_law", "images")
 
 
 def main() -> int:

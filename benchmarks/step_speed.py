@@ -16,7 +16,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import harness
@@ -29,28 +28,12 @@ VIT = {"dim": 192, "depth": 12, "heads": 3}
 
 def ours(method: str, dtype: str, steps: int) -> list[float]:
     """Seconds of each step, compiled before."""
-    import jax
-    import numpy as np
+    from stages import Nothing, timed
 
     from spendflops.cli import recipe_flags
     from spendflops.contracts import registry
-    from spendflops.contracts.dataset import Dataset
-    from spendflops.contracts.types import DatasetInfo
-    from spendflops.engine import sharding
-    from spendflops.engine.build import build_stage
     from spendflops.engine.optim import adamw
     from spendflops.engine.recipe import Stage
-
-    class Nothing(Dataset):
-        info = DatasetInfo(
-            name="nothing",
-            features={"image": "uint8 H W C", "label": "int32", "caption": "str"},
-            classes=tuple(f"class {i}" for i in range(1000)),
-            sizes={"train": 1000},
-        )
-
-        def source(self, split, *, features):
-            raise NotImplementedError
 
     recipe_flags.use_cache()
     vit = functools.partial(registry.load("backbones", "vit"), compute_dtype=dtype, **VIT)
@@ -67,19 +50,7 @@ def ours(method: str, dtype: str, steps: int) -> list[float]:
         optimizer=adamw(lr=1e-4, weight_decay=0.05),
         batch_size=BATCH,
     )
-    built = build_stage(stage)
-    step, state = built.train.compile(), built.init.compile()(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    batch = {n: rng.integers(0, 200, x.shape).astype(x.dtype) for n, x in built.inputs.items()}
-    batch = sharding.place(batch, batch=True)
-    call = sharding.place({"key": jax.random.key(1), "steps": np.int32(1000)}, batch=False)
-    taken = []
-    for _ in range(WARM + steps):
-        started = time.perf_counter()
-        state, metrics = step(state, batch, call)
-        jax.block_until_ready((state, metrics))
-        taken.append(time.perf_counter() - started)
-    return taken[WARM:]
+    return timed(stage, steps, warm=WARM)[1]
 
 
 def _child(command: list[str]) -> dict:
