@@ -1,4 +1,4 @@
-"""FLOPs to time: at a stated part of the peak, or by a power law through steps that were timed.
+"""FLOPs to time by a power law through steps that were timed.
 
 Koppula et al. 2022 (arXiv 2209.15589, A.5) fit a power law between FLOPs a step and steps a second to short runs of
 all methods, and give neither its coefficients nor their number. This fits the same law, ``ln(steps/s) = a +
@@ -17,12 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from spendflops.accounts.figures import Figure
-from spendflops.accounts.machines import Machine
 from spendflops.contracts import errors
 
 UNIT = 1e12
-ASSUMED = Figure(value=0.4, source="of the peak, a guess: what large steps reach", tag="assumed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,37 +153,3 @@ def _law(items: Sequence[Speed]) -> tuple[PowerLaw | None, str]:
         center=float(x.mean()),
         squares=float(((x - x.mean()) ** 2).sum()),
     ), ""
-
-
-def at_peak(dtypes: Mapping[str, int], machine: Machine, utilisation: Figure) -> tuple[float | None, str]:
-    """Seconds of FLOPs at a part of the peak of their dtypes.
-
-    Args:
-        dtypes: FLOPs by dtype of the operands.
-        machine: Where.
-        utilisation: Model FLOPs over what the peak would do in the time.
-
-    Returns:
-        The seconds, or None and the reason.
-
-    Raises:
-        errors.ConfigError: A utilisation that is none.
-    """
-    check_utilisation(utilisation.value)
-    seconds = 0.0
-    for dtype, flops in dtypes.items():
-        peak = machine.peak(dtype)
-        if peak is None:
-            return None, f"no peak of {machine.accelerator.name} for {dtype} is known here"
-        seconds += flops / (peak.value * utilisation.value)
-    return seconds, ""
-
-
-def check_utilisation(value: float) -> None:
-    """Raises a ConfigError for what is no part of a peak."""
-    if not 0 < value <= 1:
-        raise errors.ConfigError(
-            f"a utilisation of {value:g}",
-            why="it is model FLOPs over the FLOPs of the peak, and no machine is faster than that",
-            fix="a number above 0 and up to 1, as 0.4",
-        )

@@ -18,7 +18,7 @@ def define(known: flags.FlagValues) -> None:
     flags.DEFINE_string("backbone", None, "Model: a preset or a plugin, e.g. vit_b16.", **kwargs)
     flags.DEFINE_string("dataset", None, "Data: a preset, a plugin, or name:path, e.g. folder:photos.", **kwargs)
     flags.DEFINE_string("eval_dataset", None, "Data to score on, in the same form.", **kwargs)
-    flags.DEFINE_string("budget", None, "3e18, '3 EFLOP', '250000 steps' or '100 epochs'.", **kwargs)
+    flags.DEFINE_string("budget", None, "3e18, '3 EFLOP', '250000 steps', '100 epochs', '2h@1xH200'.", **kwargs)
     flags.DEFINE_integer("seed", None, "Seed of everything random.", **kwargs)
     flags.DEFINE_string("workdir", None, "Run directory; the same command again goes on there.", **kwargs)
     flags.DEFINE_bool("quiet", False, "Show no progress.", **kwargs)

@@ -149,6 +149,7 @@ def _run(
             "steps": dict(zip(names, built.steps, strict=True)),
             "flops_per_step": {n: b.train.cost().total for n, b in zip(names, built.stages, strict=True)},
             "info": {s.label: dataclasses.asdict(s.dataset.info) for s in recipe.stages},
+            "budget": None if recipe.conversion is None else recipe.conversion.to_json(),
         },
         texts,
     )

@@ -179,7 +179,8 @@ class Recipe:
         stages: In order.
         evaluations: Of the finished stages.
         probes: Scores while stages train.
-        budget: What the pre-training stages spend: ``"3e18"``, ``"3 EFLOP"``, ``"250000 steps"``, ``"100 epochs"``.
+        budget: What the pre-training stages spend: ``"3e18"``, ``"3 EFLOP"``, ``"250000 steps"``, ``"100 epochs"``, or
+            hours, kWh or kg of CO2e on a machine, ``"2h@1xH200"``.
         seed: Of everything random.
         log_every: Steps between rows of metrics.
         checkpoint_every: Steps between checkpoints; the last step of a stage is always one.
@@ -228,6 +229,11 @@ class Recipe:
         for evaluation in (*self.evaluations, *(probe.evaluation for probe in self.probes)):
             if evaluation.stage is not None and evaluation.stage not in names:
                 raise errors.ConfigError(f"evaluation {evaluation.label!r} names stage {evaluation.stage!r}")
+
+    @property
+    def conversion(self) -> budgets.Conversion | None:
+        """How a budget of hours, kWh or kg became FLOPs; None for every other."""
+        return None if self.budget is None else budgets.parse(self.budget).converted
 
     def allotted(self, stage: Stage) -> budgets.Budget:
         """The budget of a stage."""

@@ -72,7 +72,8 @@ class RunDir:
     Attributes:
         path: The folder.
         config: What was asked, as JSON.
-        resolved: Steps and FLOPs a step by stage, fixed when the directory was made.
+        resolved: Steps and FLOPs a step by stage, and the factors of a budget of hours, kWh or kg, fixed when the
+            directory was made.
         fresh: Whether it was made just now.
         region: Where the machine stands that made it.
     """

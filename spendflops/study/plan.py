@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
+from spendflops.accounts import budget as budgets
+from spendflops.accounts.utilisation import at_peak
 from spendflops.contracts import errors
 from spendflops.engine.build import Built, length
 from spendflops.engine.program import Program
@@ -114,7 +117,7 @@ def check_counters(rows: list[dict[str, Any]], tolerance: float = 0.01) -> None:
 
 def cautions(built: Built, label: str) -> list[str]:
     """What should be known before a run starts: a budget below one epoch or below one warm-up, repeats of the data."""
-    lines = []
+    lines = [] if built.recipe.conversion is None else [*_converted(built, built.recipe.conversion)]
     for stage, b, steps in zip(built.recipe.stages, built.stages, built.steps, strict=True):
         if steps == 0:
             continue
@@ -132,6 +135,26 @@ def cautions(built: Built, label: str) -> list[str]:
         if b.train.cost().total and epochs > 100:
             lines.append(f"{where}: the budget repeats the data {epochs:.1f} times")
     return lines
+
+
+def _converted(built: Built, conversion: budgets.Conversion) -> Iterator[str]:
+    """What a budget of hours, kWh or kg became, and the stages whose products are of another dtype than its peak's."""
+    yield str(conversion)
+    used = conversion.factors["utilisation"]
+    for stage, b in zip(built.recipe.stages, built.stages, strict=True):
+        cost = b.train.cost()
+        seconds, reason = at_peak(cost.dtypes, conversion.machine, used)
+        if stage.role != "pretrain" or not cost.total:
+            continue
+        meant = cost.total / (conversion.factors["peak"].value * used.value)
+        if seconds is None:
+            yield f"{conversion.text} of {stage.label}: {reason}"
+        elif seconds > 1.05 * meant:
+            part = cost.dtypes.get(conversion.dtype, 0) / cost.total
+            yield (
+                f"{conversion.text} of {stage.label}: {part:.0%} of its FLOPs are {conversion.dtype}, whose peak was "
+                f"used; at the peaks of all its dtypes it takes {seconds / meant:.2f} times as long"
+            )
 
 
 def _warmup(lr: Any, steps: int) -> float | None:

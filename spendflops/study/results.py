@@ -92,7 +92,7 @@ def _common(planned: Planned, folder: Path) -> dict[str, Any]:
         "backbone": f"{backbone['@'].split('.')[-1]} {backbone.get('dim', '')}x{backbone.get('depth', '')}".strip(),
         "dataset": planned.dataset,
         "seed": planned.seed,
-        "budget": None if planned.budget is None else _flops(planned.budget),
+        "budget": None if planned.budget is None else _flops(planned.budget, folder),
         "config_hash": planned.run_id.rsplit("-", 1)[-1],
         "settings": settings(planned),
         "parent": _parent(planned).removeprefix("../"),
@@ -103,7 +103,11 @@ def _common(planned: Planned, folder: Path) -> dict[str, Any]:
     }
 
 
-def _flops(budget: str) -> int | None:
+def _flops(budget: str, folder: Path) -> int | None:
+    # What hours or kWh were is what they were when the run was made, whatever the tables say today.
+    converted = ((read_json(folder / "config.json") or {}).get("resolved") or {}).get("budget")
+    if converted is not None:
+        return converted["flops"]
     parsed = budgets.parse(budget)
     return int(parsed.amount) if parsed.unit == "flops" else None
 
