@@ -1,83 +1,127 @@
-"""spendflops plan --objective mae --backbone vit_b16 --dataset shapes --budget 3e18 [--compile] [--json]"""
+"""spendflops plan --objective mae --backbone vit_b16 --dataset shapes --budget 3e18 --machine 8xH100@europe-west4
+
+With --machine also hours, kWh and kg of CO2e: at a stated part of the machine's peak (--utilisation), or by a power law
+through steps that finished runs have timed on this machine (--speeds, then --machine this). --root Study plans a whole
+study: every run that it would make."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from spendflops.cli import recipe_flags
 from spendflops.contracts import errors
 
+if TYPE_CHECKING:
+    from spendflops.study.terms import Terms
+
 
 def define(known: flags.FlagValues) -> None:
     """The flags of this verb."""
     recipe_flags.define(known)
-    flags.DEFINE_bool("compile", False, "Also compile: counter C, memory, and D.", flag_values=known)
-    flags.DEFINE_bool("strict", False, "With --compile: fail where C and B differ by over 1 %.", flag_values=known)
-    flags.DEFINE_bool("json", False, "Print JSON.", flag_values=known)
-    flags.DEFINE_enum("root", "Recipe", ["Recipe", "Study"], "What the gin file describes.", flag_values=known)
+    kwargs = {"flag_values": known}
+    flags.DEFINE_bool("compile", False, "Also compile: counter C, memory, and D.", **kwargs)
+    flags.DEFINE_bool("strict", False, "With --compile: fail where C and B differ by over 1 %.", **kwargs)
+    flags.DEFINE_bool("json", False, "Print JSON.", **kwargs)
+    flags.DEFINE_enum("root", "Recipe", ["Recipe", "Study"], "What the gin file describes.", **kwargs)
+    flags.DEFINE_string("machine", None, "32xTPUv3@europe-west1, 8xH100, this: hours, kWh and kg there.", **kwargs)
+    flags.DEFINE_float("utilisation", None, "Part of the machine's peak; 0.4, a guess, if not given.", **kwargs)
+    flags.DEFINE_multi_string("speeds", [], "Folder of finished runs: time by a law through their steps.", **kwargs)
+    flags.DEFINE_enum("basis", "estimate", ["estimate", "mlco2"], "How hours become kg.", **kwargs)
+    flags.DEFINE_float("watts", None, "Power of the whole machine, where it is known better.", **kwargs)
 
 
 def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
-    """Prints the programs with their prices."""
+    """Prints what a run or a study costs."""
     if rest:
         raise errors.ConfigError(f"plan takes flags only, not {rest[0]!r}")
+    terms = _terms(known)
     base = None if known.gin_file else "recipes/pretrain.gin"
     loaded = recipe_flags.load(known, known.root, base)
-    from spendflops.engine.build import build
-    from spendflops.study.plan import cautions, check_counters, plan
+    from spendflops.study.report import planned
 
-    plans = {}
-    if known.root == "Study":
-        recipes = {p.run_id: p.recipe for p in loaded.object.pretraining()}
-    else:
-        recipes = {known.objective or "run": loaded.object}
-    for name, recipe in recipes.items():
-        built = build(recipe)
-        plans[name] = {**plan(built, compiled=known.compile), "notes": cautions(built, name)}
-        if known.strict:
-            check_counters(plans[name]["programs"])
+    with _without_collecting():
+        body = (_study if known.root == "Study" else _recipe)(known, loaded.object, terms)
     if known.json:
-        print(json.dumps(plans if known.root == "Study" else next(iter(plans.values())), indent=1))
+        print(json.dumps(body, indent=1))
         return 0
     for line in loaded.chosen:
         print(line)
-    for name, body in plans.items():
-        _show(name, body)
-    if known.root == "Study":
-        total = sum(sum(b["totals"].values()) for b in plans.values())
-        print(f"\n{len(plans)} rows (baselines that depend on them come on top): {total:.4g} FLOPs")
+    print(planned.study(body) if known.root == "Study" else planned.recipe(body, known.objective or "run"))
     return 0
 
 
-def _show(name: str, body: dict[str, Any]) -> None:
-    print(f"\n{name}: " + ", ".join(f"{stage} {count:,} parameters" for stage, count in body["parameters"].items()))
-    print(f"  {'program':34} {'role':9} {'calls':>9} {'FLOPs a call':>22} {'FLOPs an example':>20} {'FLOPs':>12}")
-    for row in body["programs"]:
-        print(
-            f"  {row['program'][:34]:34} {row['role']:9} {row['calls']:9} {row['flops_per_call']:22,} "
-            f"{row['flops_per_example']:20,} {row['flops']:12.4e}"
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Tracing makes millions of objects that stay: looking for garbage among them takes a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _recipe(known: flags.FlagValues, recipe: Any, terms: Terms | None) -> dict[str, Any]:
+    from spendflops.engine.build import build
+    from spendflops.study.plan import cautions, check_counters, plan
+
+    built = build(recipe)
+    notes = cautions(built, known.objective or "run")
+    body = {**plan(built, compiled=known.compile, terms=terms), "notes": notes}
+    if known.strict:
+        check_counters(body["programs"])
+    return body
+
+
+def _study(known: flags.FlagValues, study: Any, terms: Terms | None) -> dict[str, Any]:
+    if known.compile or known.strict:
+        raise errors.ConfigError("--compile and --strict are for one recipe", fix="plan the recipe of one row")
+    from spendflops.study.plan_study import plan_study
+
+    return plan_study(study, terms=terms)
+
+
+def _terms(known: flags.FlagValues) -> Terms | None:
+    """How FLOPs become hours and kg; None where no machine is named."""
+    if not known.machine and not known.speeds:
+        for name in ("utilisation", "watts"):
+            if known[name].value is not None:
+                raise errors.ConfigError(f"--{name} without --machine", fix="--machine 8xH100, or --machine this")
+        return None
+    from spendflops.accounts import machines, utilisation
+    from spendflops.accounts.figures import given
+    from spendflops.study.terms import Terms
+
+    options: dict[str, Any] = {"basis": known.basis, "watts": known.watts}
+    if known.utilisation is not None:
+        utilisation.check(known.utilisation)
+        options["utilisation"] = given(known.utilisation)
+    wanted = known.machine or "this"
+    if not known.speeds:
+        host = None
+        if wanted.strip().lower().startswith("this"):
+            from spendflops.engine.host import this_host
+
+            host = this_host()
+        return Terms(machine=machines.parse(wanted, here=host), **options)
+    if not wanted.strip().lower().startswith("this") or known.utilisation is not None:
+        raise errors.ConfigError(
+            "--speeds is about the machine on which these runs ran",
+            why="their time says nothing of another one, and needs no utilisation",
+            fix="--machine this, or this@REGION, and no --utilisation",
         )
-        print("    " + ", ".join(f"{phase} {flops:.3e}" for phase, flops in row["phases"].items()))
-        if formula := row["closed_form_per_call"]:
-            print(f"    closed form: {formula:,} FLOPs (B/A {row['flops_per_call'] / formula:.6f})")
-        if "hardware_flops_per_call" in row:
-            memory = row["memory_bytes_per_device"]
-            hardware = row["hardware_flops_per_call"]
-            print(
-                f"    compiled: {hardware if hardware is None else format(hardware, ',')} FLOPs (C/B "
-                f"{row['hardware_over_model']}), compiler's own figure {row['raw_compiler_flops']}, "
-                f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB a device'}"
-            )
-    for row in body["data"]:
-        print(
-            f"  data: {row['stage']} sees {row['seen']:,} examples of {row['data']} ({row['examples']:,}): "
-            f"this budget repeats them {row['repeats']:.3g} times"
-        )
-    totals = ", ".join(f"{role} {flops:.4e}" for role, flops in body["totals"].items() if flops)
-    print(f"  total: {totals}    ({body['counter']}, 2 FLOPs a multiply-add, all devices)")
-    for note in body["notes"]:
-        print(f"  note: {note}")
+    from spendflops.accounts.speed import fit
+    from spendflops.study.speeds import timed
+
+    speeds, host = timed(known.speeds)
+    found = fit(speeds)
+    if found.law is None:
+        raise errors.ConfigError(found.reason, fix="more runs, or --machine and --utilisation")
+    return Terms(machine=machines.parse(wanted, here=host), law=found.law, **options)

@@ -18,11 +18,12 @@ from spendflops.contracts.objective import Objective, Views
 from spendflops.contracts.types import DatasetInfo, InputSpec
 from spendflops.engine import data, sharding
 from spendflops.engine.agreement import check_classes, check_start
-from spendflops.engine.describe import describe
+from spendflops.engine.describe import canonical, describe
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Evaluation, InitFrom, Recipe, Stage
+from spendflops.engine.shared import model_on, training
 from spendflops.engine.state import Definition, chosen, create, define, unflatten
-from spendflops.engine.step import closed_form, predict_step, train_step
+from spendflops.engine.step import predict_step
 from spendflops.parts.splits import parse_split, select
 from spendflops.weights.folder import open_folder
 
@@ -92,9 +93,7 @@ def build_stage(stage: Stage) -> BuiltStage:
     wanted = {"name", "objective", "backbone", "views", "batch_size", "optimizer"}
     fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name in wanted}
     views_of = {"info": stage.dataset.info, "devices": jax.device_count(), "label": stage.label}
-    # The classes themselves, too: one that was defined again in an interactive session has the name of the old one.
-    classes = [getattr(x, "func", x) for x in (stage.objective, stage.backbone)]
-    key = (json.dumps(describe({**fields, **views_of}), sort_keys=True), *classes)
+    key = (json.dumps(describe({**fields, **views_of}), sort_keys=True), *_classes(stage))
     if key not in _STAGES:
         _STAGES[key] = _build_stage(stage)
     return _STAGES[key]
@@ -102,7 +101,7 @@ def build_stage(stage: Stage) -> BuiltStage:
 
 def _build_stage(stage: Stage) -> BuiltStage:
     sharding.check_batch(stage.batch_size)
-    definition = define(stage.backbone, stage.objective, info=stage.dataset.info)
+    definition = _definition(stage)
     objective = definition.example
     _check_objective(objective, stage)
     spec = input_spec(objective, stage.dataset.info)
@@ -112,34 +111,35 @@ def _build_stage(stage: Stage) -> BuiltStage:
     check_features(stage.dataset, views.features)
     inputs = data.train_structs(objective, views, spec, stage.batch_size)
     key = sharding.struct((), jax.random.key(0).dtype, batch=False)
-    steps = sharding.struct((), np.int32, batch=False)
 
     def init(key: jax.Array) -> Any:
         return create(definition, stage.optimizer, key)
 
-    state = jax.tree.map(
-        lambda x: sharding.struct(x.shape, x.dtype, batch=False), jax.eval_shape(init, jax.random.key(0))
-    )
-    devices = jax.device_count()
-    # Formulas are of a step that trains what the method itself trains.
-    own = dataclasses.replace(stage.optimizer, groups=None)
-    as_meant = own.trained(definition.params, objective) == stage.optimizer.trained(definition.params, objective)
     return BuiltStage(
         definition=definition,
         views=views,
         spec=spec,
         inputs=inputs,
-        init=Program(name=f"{stage.label}/init", fn=init, args=(key,), examples=0, devices=devices),
-        train=Program(
-            name=f"{stage.label}/train",
-            fn=train_step(definition, stage.optimizer),
-            args=(state, inputs, {"key": key, "steps": steps}),
-            examples=stage.batch_size,
-            donate=(0,),
-            devices=devices,
-            closed_form=closed_form(definition, inputs) if as_meant else None,
-        ),
+        init=Program(name=f"{stage.label}/init", fn=init, args=(key,), examples=0, devices=jax.device_count()),
+        train=training(stage.label, definition, stage.optimizer, inputs, batch_size=stage.batch_size),
     )
+
+
+_DEFINITIONS: dict[Any, Definition] = {}
+
+
+def _definition(stage: Stage) -> Definition:
+    """The abstract model, made once for all stages that differ in their optimiser, views or batches only."""
+    parts = [stage.objective, stage.backbone, stage.dataset.info]
+    key = (canonical(describe(parts)), *_classes(stage))
+    if key not in _DEFINITIONS:
+        _DEFINITIONS[key] = define(stage.backbone, stage.objective, info=stage.dataset.info)
+    return _DEFINITIONS[key]
+
+
+def _classes(stage: Stage) -> tuple[Any, ...]:
+    # The classes themselves, too: one that was defined again in an interactive session has the name of the old one.
+    return tuple(getattr(x, "func", x) for x in (stage.objective, stage.backbone))
 
 
 def input_spec(objective: Objective, info: DatasetInfo) -> InputSpec:
@@ -215,12 +215,13 @@ def resolve(recipe: Recipe, stage: Stage, built: BuiltStage) -> int:
     """
     allotted = recipe.allotted(stage)
     examples = length(stage.dataset, stage.split) if allotted.unit == "epochs" else None
-    per_step = built.train.cost().total
+    # A number of steps is known without looking at what one costs.
+    per_step = built.train.cost().total if allotted.unit == "flops" else 0
     steps = allotted.steps(flops_per_step=per_step, examples_per_step=stage.batch_size, examples=examples)
     if steps == 0 and allotted.amount > 0:
         raise errors.ConfigError(
             f"the budget {allotted} pays for no step of stage {stage.label!r}",
-            why=f"one step of {stage.batch_size} examples costs {per_step:.4g} FLOPs",
+            why=f"one step of {stage.batch_size} examples costs {built.train.cost().total:.4g} FLOPs",
             fix="a larger budget, a smaller batch or a smaller model",
         )
     return steps
@@ -287,6 +288,7 @@ def _prediction(
         args=(replicated(definition.params), replicated(definition.stats), batch),
         examples=size,
         devices=jax.device_count(),
+        family=_family(definition, batch, want, readers),
     )
     return Prediction(
         stage=stage,
@@ -299,6 +301,14 @@ def _prediction(
         program=program,
         examples=length(dataset, split),
         skip_broken=evaluation.skip_broken,
+    )
+
+
+def _family(definition: Definition, batch: Mapping[str, Any], want: tuple[str, ...], readers: Any) -> Any:
+    """Equal for predictions of the same model, on batches of the same shapes, for the same evaluators."""
+    same = model_on(definition, batch)
+    return (
+        None if same is None else ("predict", same, want, canonical(describe([evaluator for *_, evaluator in readers])))
     )
 
 

@@ -63,6 +63,7 @@ class Program:
         donate: Positions of the arguments whose memory may be reused.
         devices: Devices that run it.
         closed_form: Counter A: FLOPs of one call by a formula, where there is one.
+        family: Equal for programs that differ in numbers of their optimiser at most, and so in no FLOP; None for none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Program:
     donate: tuple[int, ...] = ()
     devices: int = 1
     closed_form: int | None = None
+    family: Any = None
 
     @functools.cached_property
     def _traced(self) -> Any:

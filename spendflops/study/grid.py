@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
@@ -28,6 +28,8 @@ class Study:
         overlays: ``"METHOD/DATASET"`` -> the stages of that method on these data, where its settings depend on them.
         budgets: FLOPs that each method spends on pre-training; or one number of steps or epochs for all of them, where
             nothing is trained from scratch for the same total.
+        lengths: ``"DATASET"`` or ``"METHOD/DATASET"``, which wins -> budgets of these cells in the place of
+            ``budgets``, steps among them; none leaves the cells out. Not beside ``finetune`` and ``scratch``.
         seeds: Of pre-training.
         evaluations: Frozen scores of every row.
         random: Stages that are built and not trained: the score of a random backbone. None leaves the baseline out.
@@ -52,6 +54,7 @@ class Study:
     continued: Mapping[str, str] = dataclasses.field(default_factory=dict)
     datasets: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
     overlays: Mapping[str, tuple[Stage, ...]] = dataclasses.field(default_factory=dict)
+    lengths: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     random: tuple[Stage, ...] | None = None
     finetune: Stage | None = None
     scratch: Stage | None = None
@@ -86,7 +89,31 @@ class Study:
                 why="methods are compared, and training from scratch is paid, by FLOPs",
                 fix="give FLOPs: '3e18' or '3 EFLOP'",
             )
+        self._check_lengths([*known, *self.datasets])
         self._check_continued()
+        for name, transfer in self.transfers.items():
+            for method in transfer.methods:
+                if method not in self.methods:
+                    raise errors.ConfigError(
+                        f"transfer {name!r} follows {method!r}{errors.suggest(method, list(self.methods))}",
+                        why=f"the methods are {', '.join(self.methods)}",
+                    )
+
+    def _check_lengths(self, known: list[str]) -> None:
+        for cells, given in self.lengths.items():
+            if cells not in known:
+                raise errors.ConfigError(
+                    f"Study.lengths names {cells!r}, which matches no cell{errors.suggest(cells, known)}",
+                    why=f"cells are DATASET or METHOD/DATASET: {', '.join(self.datasets) or 'Study.datasets is empty'}",
+                )
+            if len({budgets.parse(budget).unit for budget in given}) > 1:
+                raise errors.ConfigError(f"Study.lengths of {cells!r} are in several units", fix="give one of them")
+        if self.lengths and (self.finetune or self.scratch):
+            raise errors.ConfigError(
+                "Study.lengths beside Study.finetune or Study.scratch",
+                why="both are paid by Study.budgets, which all methods share",
+                fix="use Study.transfers",
+            )
 
     def _check_continued(self) -> None:
         places = {name: place for place, name in enumerate(self.methods)}
@@ -109,7 +136,7 @@ class Study:
     @property
     def largest(self) -> str:
         """The largest of the budgets."""
-        return max(self.budgets, key=lambda budget: budgets.parse(budget).amount)
+        return _largest(self.budgets)
 
     def recipe(self, stages: tuple[Stage, ...], *, seed: int, budget: str | None, transfer: bool = False) -> Recipe:
         """A run of this study."""
@@ -130,8 +157,8 @@ class Study:
             if self.random is not None:
                 recipe = self.recipe(self.random, seed=seed, budget="0 steps")
                 rows.append(Planned(label="random", kind="baseline", seed=seed, budget=None, recipe=recipe))
-        for label, stages in self.cells():
-            for budget in self.budgets:
+        for label, data, stages in self._cells():
+            for budget in self._budgets(label, data):
                 for seed in self.seeds:
                     before = self.continued.get(label), budget, seed
                     base = next((row for row in rows if (row.label, row.budget, row.seed) == before), None)
@@ -153,10 +180,10 @@ class Study:
     def starts(self, planned: list[Planned], transfer: Transfer) -> list[list[Planned | None]]:
         """The rows that a transfer starts from, those of one method and data set together; ``[None]`` is nothing."""
         groups: dict[tuple[str, str], list[Planned | None]] = {}
-        for row in (p for p in planned if p.kind == "method"):
-            if transfer.rows == "all" or row.budget == self.largest:
-                groups.setdefault((row.label, row.dataset), []).append(row)
-        return [*groups.values(), *([[None]] if transfer.scratch else [])]
+        for row in (p for p in planned if p.kind == "method" and transfer.follows(p.label)):
+            groups.setdefault((row.label, row.dataset), []).append(row)
+        found = [rows if transfer.rows == "all" else longest(rows) for rows in groups.values()]
+        return [*found, *([[None]] if transfer.scratch else [])]
 
     def seeded(self, parent: Planned | None, transfer: Transfer) -> tuple[int, ...]:
         """The seeds with which a transfer is run from a row."""
@@ -201,12 +228,20 @@ class Study:
 
     def cells(self) -> Iterator[tuple[str, tuple[Stage, ...]]]:
         """(method, stages) of every pair of a method and data."""
+        return ((method, stages) for method, _, stages in self._cells())
+
+    def _cells(self) -> Iterator[tuple[str, str, tuple[Stage, ...]]]:
+        """(method, label of the data, stages)."""
         for method, stages in self.methods.items():
             if not self.datasets:
-                yield method, stages
+                yield method, "", stages
             for label, dataset in self.datasets.items():
-                chosen = self.overlays.get(f"{method}/{label}", stages)
-                yield method, tuple(dataclasses.replace(stage, dataset=dataset) for stage in chosen)
+                if self._budgets(method, label):
+                    chosen = self.overlays.get(f"{method}/{label}", stages)
+                    yield method, label, tuple(dataclasses.replace(stage, dataset=dataset) for stage in chosen)
+
+    def _budgets(self, method: str, data: str) -> tuple[str, ...]:
+        return self.lengths.get(f"{method}/{data}", self.lengths.get(data, self.budgets))
 
     def finetuned(self, best: Planned) -> Planned:
         """The fine-tune of a finished row."""
@@ -253,3 +288,13 @@ class Planned:
         parts = [part for part in (self.transfer, self.label, self.candidate, budget, f"s{self.seed}") if part]
         slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
         return f"{slug}-{digest(self.recipe)[:8]}"
+
+
+def longest(rows: Sequence[Planned | None]) -> list[Planned | None]:
+    """The rows of one method and data set at the largest of their budgets."""
+    largest = _largest([row.budget for row in rows if row is not None and row.budget is not None])
+    return [row for row in rows if row is None or row.budget == largest]
+
+
+def _largest(given: Sequence[str]) -> str:
+    return max(given, key=lambda budget: budgets.parse(budget).amount, default="")

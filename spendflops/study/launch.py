@@ -23,7 +23,7 @@ from spendflops.engine.loop import run_recipe
 from spendflops.engine.recipe import InitFrom, Recipe, Stage
 from spendflops.engine.rundir import read_json, write_atomically
 from spendflops.parts.splits import overlap
-from spendflops.study.grid import Planned, Study
+from spendflops.study.grid import Planned, Study, longest
 from spendflops.study.plan import cautions
 from spendflops.study.points import Overlap, Report, Row
 from spendflops.study.results import failed_row, finished_row
@@ -102,8 +102,7 @@ class Launch:
         stage: Stage | None = transfer.stage
         tuning = 0
         if transfer.candidates and starts:
-            seed, largest = self.study.seeds[0], self.study.largest
-            first = [s for s in starts if s is None or (s.seed == seed and s.budget == largest)]
+            first = [s for s in longest(starts) if s is None or s.seed == self.study.seeds[0]]
             stage, tuning = self._tuned(name, (first or starts)[-1], places)
         for start in starts if stage is not None else ():
             for seed in self.study.seeded(start, transfer):
@@ -209,7 +208,8 @@ class Launch:
             recipes.append(study.recipe((stage,), seed=0, budget=None, transfer=True))
         for transfer in study.transfers.values():
             for stage in transfer.stages.values():
-                _check_starts(stage, cells, select=transfer.select, allow=transfer.allow)
+                followed = [(label, stages) for label, stages in cells if transfer.follows(label)]
+                _check_starts(stage, followed, select=transfer.select, allow=transfer.allow)
                 recipes += [
                     Recipe(stages=(stage,), evaluations=evaluations)
                     for evaluations in (transfer.evaluations, (transfer.chooser,))

@@ -9,27 +9,52 @@ from typing import Any
 import jax
 
 from spendflops.accounts import budget as budgets
+from spendflops.accounts.flops import Cost
 from spendflops.accounts.utilisation import at_peak
 from spendflops.contracts import errors
 from spendflops.engine.build import Built, length
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Stage
 from spendflops.parts.schedules import WarmupCosine, WarmupPoly
+from spendflops.study.terms import Terms
 
 
-def plan(built: Built, *, compiled: bool = False) -> dict[str, Any]:
+class Costs:
+    """Costs of programs, each counted once for all of its family."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Cost] = {}
+
+    def of(self, program: Program) -> Cost:
+        """Counter B."""
+        if program.family is None:
+            return program.cost()
+        if program.family not in self._known:
+            self._known[program.family] = program.cost()
+        return self._known[program.family]
+
+
+def plan(built: Built, *, compiled: bool = False, terms: Terms | None = None) -> dict[str, Any]:
     """What a recipe costs.
 
     Args:
         built: The recipe.
         compiled: Also compiles: FLOPs of the compiled program (counter C), memory, the compiler's own figure (D).
+        terms: How FLOPs become hours, kWh and kg; None leaves them out.
 
     Returns:
         JSON: a row a program, totals by role, how often each data set is seen, the parameters of each stage.
     """
     rows = [_row(program, calls, role, compiled) for program, calls, role in built.programs()]
     first = rows[0]
+    priced: dict[str, Any] = {}
+    if terms is not None:
+        programs = [(program.cost(), calls) for program, calls, _ in built.programs()]
+        priced = {"machine": str(terms.machine), "hours_from": terms.told, "price": terms.price(programs).to_json()}
+        for row, program in zip(rows, programs, strict=True):
+            row["hours"] = terms.price([program]).hours
     return {
+        **priced,
         "flops_per_example": first["flops_per_example"],
         "flops_per_step": first["flops_per_call"],
         "steps": first["calls"],
@@ -115,9 +140,10 @@ def check_counters(rows: list[dict[str, Any]], tolerance: float = 0.01) -> None:
             )
 
 
-def cautions(built: Built, label: str) -> list[str]:
+def cautions(built: Built, label: str, costs: Costs | None = None) -> list[str]:
     """What should be known before a run starts: a budget below one epoch or below one warm-up, repeats of the data."""
-    lines = [] if built.recipe.conversion is None else [*_converted(built, built.recipe.conversion)]
+    costs = costs or Costs()
+    lines = [] if built.recipe.conversion is None else [*_converted(built, built.recipe.conversion, costs)]
     for stage, b, steps in zip(built.recipe.stages, built.stages, built.steps, strict=True):
         if steps == 0:
             continue
@@ -132,17 +158,17 @@ def cautions(built: Built, label: str) -> list[str]:
         warmup = _warmup(stage.optimizer.lr, steps)
         if warmup is not None and steps <= warmup:
             lines.append(f"{where}: the budget is below one warm-up ({steps} steps, warm-up of {warmup:.0f})")
-        if b.train.cost().total and epochs > 100:
+        if epochs > 100 and costs.of(b.train).total:
             lines.append(f"{where}: the budget repeats the data {epochs:.1f} times")
     return lines
 
 
-def _converted(built: Built, conversion: budgets.Conversion) -> Iterator[str]:
+def _converted(built: Built, conversion: budgets.Conversion, costs: Costs) -> Iterator[str]:
     """What a budget of hours, kWh or kg became, and the stages whose products are of another dtype than its peak's."""
     yield str(conversion)
     used = conversion.factors["utilisation"]
     for stage, b in zip(built.recipe.stages, built.stages, strict=True):
-        cost = b.train.cost()
+        cost = costs.of(b.train)
         seconds, reason = at_peak(cost.dtypes, conversion.machine, used)
         if stage.role != "pretrain" or not cost.total:
             continue

@@ -92,7 +92,7 @@ def _common(planned: Planned, folder: Path) -> dict[str, Any]:
         "backbone": f"{backbone['@'].split('.')[-1]} {backbone.get('dim', '')}x{backbone.get('depth', '')}".strip(),
         "dataset": planned.dataset,
         "seed": planned.seed,
-        "budget": None if planned.budget is None else _flops(planned.budget, folder),
+        "budget": None if planned.budget is None else _flops(planned, folder),
         "config_hash": planned.run_id.rsplit("-", 1)[-1],
         "settings": settings(planned),
         "parent": _parent(planned).removeprefix("../"),
@@ -103,13 +103,20 @@ def _common(planned: Planned, folder: Path) -> dict[str, Any]:
     }
 
 
-def _flops(budget: str, folder: Path) -> int | None:
+def _flops(planned: Planned, folder: Path) -> int | None:
+    """FLOPs that a row was to spend on pre-training; None for a number of steps that was never resolved."""
+    resolved = (read_json(folder / "config.json") or {}).get("resolved") or {}
     # What hours or kWh were is what they were when the run was made, whatever the tables say today.
-    converted = ((read_json(folder / "config.json") or {}).get("resolved") or {}).get("budget")
+    converted = resolved.get("budget")
     if converted is not None:
         return converted["flops"]
-    parsed = budgets.parse(budget)
-    return int(parsed.amount) if parsed.unit == "flops" else None
+    parsed = budgets.parse(planned.budget or "")
+    if parsed.unit == "flops":
+        return int(parsed.amount)
+    if not resolved:
+        return None
+    paid = [stage.label for stage in planned.recipe.stages if stage.role == "pretrain"]
+    return sum(resolved["steps"][label] * resolved["flops_per_step"][label] for label in paid)
 
 
 def settings(planned: Planned) -> dict[str, Any]:

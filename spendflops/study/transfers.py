@@ -28,7 +28,8 @@ class Transfer:
             these. Koppula et al. 2022 (arXiv 2209.15589, A.4) choose on the split that they report.
         seeds: Of the transfer, all of them from the weights of the study's first seed; none runs it once from the
             weights of every seed, with that seed.
-        rows: ``"all"``, or ``"largest"`` for the rows at the largest budget alone.
+        rows: ``"all"``, or ``"largest"`` for the rows at the largest budget of each method and data set alone.
+        methods: Labels of the methods that it follows; none for all.
         scratch: Whether the same is done without any pre-training.
     """
 
@@ -40,6 +41,7 @@ class Transfer:
     choose: Evaluation | None = None
     seeds: tuple[int, ...] = ()
     rows: str = "all"
+    methods: tuple[str, ...] = ()
     scratch: bool = True
 
     def __post_init__(self) -> None:
@@ -54,6 +56,10 @@ class Transfer:
             raise errors.ConfigError("a Transfer needs evaluations", fix="Transfer.evaluations = (@Evaluation(),)")
         if self.rows not in ROWS:
             raise errors.ConfigError(f"Transfer.rows is {self.rows!r}{errors.suggest(self.rows, ROWS)}", fix=str(ROWS))
+
+    def follows(self, method: str) -> bool:
+        """Whether it is run from the rows of a method."""
+        return not self.methods or method in self.methods
 
     @property
     def stages(self) -> Mapping[str, Stage]:

@@ -19,7 +19,7 @@ from spendflops.contracts.objective import Objective
 from spendflops.contracts.types import Context, Loss, Stat
 from spendflops.engine.build import build, build_stage
 from spendflops.engine.optim import sgd
-from spendflops.engine.state import create, define, flatten, inherit, transferred, transplant, unflatten
+from spendflops.engine.state import _rngs, create, define, flatten, inherit, transferred, transplant, unflatten
 from spendflops.engine.step import train_step
 from spendflops.parts.nn.linear import Linear
 from spendflops.testing.samples import KitData
@@ -281,3 +281,14 @@ def test_a_tensor_of_another_image_size_is_resampled_by_the_backbone():
     source["backbone"]["pos"] = np.ones((3, 2))
     with pytest.raises(ConfigError, match="backbone/pos"):
         transplant((target, {}), (source, {}), select="backbone/.*", resample=resample)
+
+
+def test_keys_of_a_model_are_those_of_flax():
+    """The count is Python's, since Flax's is slow; the values that a seed stands for are not to change."""
+    ours, theirs = _rngs(jax.random.key(3)), nnx.Rngs(jax.random.key(3))
+
+    def drawn(rngs):
+        keys = [rngs.params(), rngs.params(), rngs(), rngs.dropout(), rngs.fork().params()]
+        return [jax.random.key_data(key).tolist() for key in keys]
+
+    assert drawn(ours) == drawn(theirs)

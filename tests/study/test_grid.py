@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ from spendflops.config.compose import compose, load
 from spendflops.contracts.errors import ConfigError
 from spendflops.engine.optim import adamw
 from spendflops.study.grid import Study
+from spendflops.study.transfers import Transfer
 from spendflops.testing.samples import KitData
 
 A, B = KitData(length=32), KitData(length=40)
 FIXED = {"title": "T", "question": "Q", "budgets": ("3e7", "6e7"), "evaluations": (knn(),), "primary": "knn"}
+LATER = stage("mae", role="transfer", length="1 steps")
 GIN = """
 Study.title = 'T'
 Study.question = 'Q'
@@ -73,6 +76,49 @@ def test_an_overlay_replaces_the_stages_of_its_cell_alone():
     cells = list(made(datasets={"a": A, "b": B}, overlays={"mae/b": (other(),)}).cells())
     rates = {(method, stages[0].dataset): stages[0].optimizer.lr for method, stages in cells}
     assert rates == {("mae", A): 1e-3, ("mae", B): 0.5, ("simclr", A): 1e-3, ("simclr", B): 1e-3}
+
+
+def test_cells_may_have_lengths_of_their_own():
+    lengths = {"b": ("10 steps", "20 steps"), "mae/b": ("5 steps",), "simclr/a": ()}
+    made_ = made(datasets={"a": A, "b": B}, lengths=lengths, budgets=("3 steps",))
+    found = {(r.label, r.recipe.stages[0].dataset, r.budget) for r in made_.pretraining()}
+    assert found == {
+        ("mae", A, "3 steps"),
+        ("mae", B, "5 steps"),
+        ("simclr", B, "10 steps"),
+        ("simclr", B, "20 steps"),
+    }
+    assert [label for label, _ in made_.cells()] == ["mae", "mae", "simclr"]
+    assert len({r.run_id for r in made_.pretraining()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"lengths": {"c": ("1e7",)}}, r"'c', which matches no cell"),
+        ({"lengths": {"maa/b": ("1e7",)}}, r"did you mean 'mae/b'"),
+        ({"lengths": {"b": ("1e7", "5 steps")}}, "in several units"),
+        ({"lengths": {"b": ("1e7",)}, "finetune": stage("mae", role="transfer", length="1 steps")}, "beside"),
+        ({"transfers": {"t": Transfer(stage=LATER, evaluations=(knn(),), methods=("maee",))}}, "did you mean 'mae'"),
+    ],
+)
+def test_lengths_and_methods_that_cannot_be_meant(changes, reason):
+    with pytest.raises(ConfigError, match=reason):
+        made(datasets={"a": A, "b": B}, **changes)
+
+
+def test_a_transfer_may_follow_some_methods_from_their_longest_rows():
+    transfer = Transfer(stage=LATER, evaluations=(knn(),), methods=("simclr",), rows="largest")
+    lengths = {"b": ("10 steps", "20 steps"), "a": ("9 steps", "2 steps")}
+    other = KitData(length=40)
+    other.info = dataclasses.replace(other.info, name="other")
+    made_ = made(datasets={"a": A, "b": other}, lengths=lengths, transfers={"t": transfer})
+    starts = made_.starts(made_.pretraining(), transfer)
+    assert [[row and (row.label, row.budget) for row in rows] for rows in starts] == [
+        [("simclr", "9 steps")],
+        [("simclr", "20 steps")],
+        [None],
+    ]
 
 
 @pytest.mark.parametrize("name, sets", [("mae/c", {"a": A}), ("maa/a", {"a": A}), ("mae", {"a": A}), ("mae/a", {})])

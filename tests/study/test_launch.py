@@ -24,6 +24,7 @@ from spendflops.engine.recipe import Probe
 from spendflops.study import launch as launching
 from spendflops.study.grid import Study
 from spendflops.study.launch import Launch
+from spendflops.study.plan_study import plan_study
 
 
 def study(*, lr=1e-3, **changes):
@@ -92,6 +93,14 @@ def test_rows_and_their_costs(first):
     assert rows["scratch"].flops["transfer"] <= 3e7 + tuned.flops["transfer"]
     assert {s.evaluator for s in tuned.scores} == {"knn", "accuracy"} and len(said) >= 5
     assert report.overlap and (folder / "rows" / tuned.run_id / "result.json").exists()
+
+
+def test_the_plan_is_the_ledger_of_all_rows_before_they_have_happened(first):
+    report = first[1]
+    body = plan_study(study())
+    assert body["runs"] == len(report.rows)
+    for role in ("pretrain", "transfer", "evaluate"):
+        assert body["totals"][role] == sum(row.own(role) for row in report.rows), role
 
 
 def test_finished_rows_are_never_run_again_wherever_the_study_is_called_from(first, monkeypatch):

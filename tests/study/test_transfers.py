@@ -23,6 +23,7 @@ from spendflops.parts.schedules import Constant, WarmupCosine
 from spendflops.study.grid import Study
 from spendflops.study.labels import by_labels
 from spendflops.study.launch import Launch
+from spendflops.study.plan_study import plan_study
 from spendflops.study.points import SCRATCH, axes
 from spendflops.study.report import files, tables
 from spendflops.study.transfers import Transfer, sweep
@@ -108,6 +109,16 @@ def test_costs_are_the_parents_and_their_own(first):
     for row in of(report, label=SCRATCH):
         assert row.flops["pretrain"] == 0 and row.dataset == ""
     assert {r.labelled for r in of(report, transfer="16 labels")} == {16}
+
+
+def test_the_plan_is_the_ledger_of_all_rows_before_they_have_happened(first):
+    _, report, _ = first
+    body = plan_study(study())
+    assert body["runs"] == len(report.rows)
+    for role in ("pretrain", "transfer", "evaluate"):
+        assert body["totals"][role] == sum(row.own(role) for row in report.rows), role
+    for kind in ("method", "transfer", "tuning", "baseline"):
+        assert sum(r["runs"] for r in body["rows"] if r["kind"] == kind) == len(of(report, kind=kind)), kind
 
 
 def test_a_transfer_starts_from_its_row(first):

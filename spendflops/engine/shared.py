@@ -1,0 +1,82 @@
+"""Training steps that several stages share: the same model on other data, or in another length, is traced once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from spendflops.engine import sharding
+from spendflops.engine.describe import canonical, describe
+from spendflops.engine.optim import Optimizer
+from spendflops.engine.program import Program
+from spendflops.engine.state import Definition, begin, flatten
+from spendflops.engine.step import closed_form, train_step
+
+_KNOWN: dict[Any, Program] = {}
+
+
+def training(
+    label: str, definition: Definition, optimizer: Optimizer, inputs: dict[str, Any], *, batch_size: int
+) -> Program:
+    """The training step of a model on inputs of these shapes, in the process's one copy.
+
+    A step reads nothing but the module, and Flax's description of a module (its classes, its static attributes, the
+    shapes of its values) is all of it: where these are equal, so are the programs.
+    """
+    same, described = model_on(definition, inputs), describe(optimizer)
+    if same is None:
+        return _program(label, definition, optimizer, inputs, batch_size, None)
+    key = (label, batch_size, same, canonical(described))
+    if key not in _KNOWN:
+        family = (batch_size, same, canonical(_without_numbers(described)))
+        _KNOWN[key] = _program(label, definition, optimizer, inputs, batch_size, family)
+    return _KNOWN[key]
+
+
+def model_on(definition: Definition, inputs: Mapping[str, Any]) -> Hashable | None:
+    """What is equal for models that compute the same on inputs of the same shapes; None where it cannot be told."""
+    parts = definition.params, definition.stats, inputs
+    shapes = tuple(f"{path} {x.shape} {x.dtype}" for part in parts for path, x in flatten(part).items())
+    found = (jax.device_count(), definition.graph, shapes)
+    try:
+        hash(found)
+    except TypeError:  # an attribute without a hash
+        return None
+    return found
+
+
+def _program(
+    label: str, definition: Definition, optimizer: Optimizer, inputs: dict[str, Any], batch_size: int, family: Any
+) -> Program:
+    params, stats, objective = definition.params, definition.stats, definition.example
+    state = jax.eval_shape(lambda p, s: begin(definition, optimizer, p, s, p), params, stats)
+    # Formulas are of a step that trains what the method itself trains.
+    own = dataclasses.replace(optimizer, groups=None)
+    as_meant = own.trained(params, objective) == optimizer.trained(params, objective)
+    run = {
+        "key": sharding.struct((), jax.random.key(0).dtype, batch=False),
+        "steps": sharding.struct((), np.int32, batch=False),
+    }
+    return Program(
+        name=f"{label}/train",
+        fn=train_step(definition, optimizer),
+        args=(jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), state), inputs, run),
+        examples=batch_size,
+        donate=(0,),
+        devices=jax.device_count(),
+        closed_form=closed_form(definition, inputs) if as_meant else None,
+        family=family,
+    )
+
+
+def _without_numbers(described: Any) -> Any:
+    """A description in which a learning rate is some rate; 0 stays 0, since code may ask for it."""
+    if isinstance(described, dict):
+        return {key: _without_numbers(value) for key, value in described.items()}
+    if isinstance(described, list):
+        return [_without_numbers(value) for value in described]
+    return "a number" if isinstance(described, float) and described else described

@@ -1,0 +1,109 @@
+"""Plans as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spendflops.study.report import text
+
+_KINDS = {"baseline": "baseline", "method": "pretrain", "transfer": "transfer", "tuning": "tuning"}
+
+
+def recipe(body: Mapping[str, Any], name: str) -> str:
+    """A plan of one recipe."""
+    lines = [f"\n{name}: " + ", ".join(f"{stage} {count:,} parameters" for stage, count in body["parameters"].items())]
+    lines.append(
+        f"  {'program':34} {'role':9} {'calls':>9} {'FLOPs a call':>22} {'FLOPs an example':>20} {'FLOPs':>12}"
+    )
+    for row in body["programs"]:
+        lines += _program(row)
+    for row in body["data"]:
+        lines.append(
+            f"  data: {row['stage']} sees {row['seen']:,} examples of {row['data']} ({row['examples']:,}): "
+            f"this budget repeats them {row['repeats']:.3g} times"
+        )
+    totals = ", ".join(f"{role} {flops:.4e}" for role, flops in body["totals"].items() if flops)
+    lines.append(f"  total: {totals}    ({body['counter']}, 2 FLOPs a multiply-add, all devices)")
+    lines += _priced(body)
+    return "\n".join([*lines, *(f"  note: {note}" for note in body["notes"])])
+
+
+def study(body: Mapping[str, Any]) -> str:
+    """A plan of a study: a line for the runs that cost the same."""
+    priced = "price" in body
+    head = ["", "what", "data", "budget", "runs", "steps", "examples", "repeats", "FLOPs a step", "FLOPs of all"]
+    table = [head + (["hours", "kWh", "kg CO2e"] if priced else [])]
+    for row in body["rows"]:
+        what = f"{row['label']}, {row['transfer']}" if row["transfer"] else row["label"]
+        cells = [_KINDS[row["kind"]], what, row["dataset"], str(row["budget"] or ""), str(row["runs"])]
+        cells += [f"{row['steps']:,}", text.human(row["examples"], ""), f"{row['repeats']:.3g}"]
+        cells += [f"{row['flops_per_step'] or 0:.4g}", f"{row['total']:.4g}"]
+        table.append(cells + (_price_cells(row["price"]) if priced else []))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    lines = ["", *(_fitted(line, widths) for line in table)]
+    totals = ", ".join(f"{role} {flops:.4g}" for role, flops in body["totals"].items() if flops)
+    lines.append(f"\n{body['runs']} runs: {totals}, together {sum(body['totals'].values()):.4g} FLOPs")
+    lines += _priced(body)
+    return "\n".join([*lines, *(f"note: {note}" for note in body["notes"])])
+
+
+def _program(row: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"  {row['program'][:34]:34} {row['role']:9} {row['calls']:9} {row['flops_per_call']:22,} "
+        f"{row['flops_per_example']:20,} {row['flops']:12.4e}",
+        "    " + ", ".join(f"{phase} {flops:.3e}" for phase, flops in row["phases"].items()),
+    ]
+    if formula := row["closed_form_per_call"]:
+        lines.append(f"    closed form: {formula:,} FLOPs (B/A {row['flops_per_call'] / formula:.6f})")
+    if row.get("hours") is not None:
+        lines.append(f"    {text.duration(row['hours'] * 3600)}")
+    if "hardware_flops_per_call" in row:
+        memory, hardware = row["memory_bytes_per_device"], row["hardware_flops_per_call"]
+        lines.append(
+            f"    compiled: {hardware if hardware is None else format(hardware, ',')} FLOPs (C/B "
+            f"{row['hardware_over_model']}), compiler's own figure {row['raw_compiler_flops']}, "
+            f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB a device'}"
+        )
+    return lines
+
+
+def _priced(body: Mapping[str, Any]) -> list[str]:
+    """Hours, kWh and kg of all, and every factor with its source."""
+    if "price" not in body:
+        return []
+    price = body["price"]
+    if price["hours"] is None:
+        return [f"  on {body['machine']}: no hours, {price['reason']}"]
+    hours = text.duration(price["hours"] * 3600)
+    if price["low"] is not None:
+        low, high = (text.duration(price[name] * 3600) for name in ("low", "high"))
+        hours += f" (90 % between {low} and {high})"
+    if price["extrapolated"] > 1:
+        hours += f", {price['extrapolated']:.3g} times outside the FLOPs that were timed"
+    found = price["footprint"]
+    energy = "kWh and kg unknown"
+    if found["kwh"] is not None:
+        energy = f"{_ranged(found, 'kwh')} kWh, {_ranged(found, 'kg')} kg CO2e ({found['basis']})"
+    lines = [f"  on {body['machine']}: {hours}, {energy}", f"    time: {body['hours_from']}"]
+    watts = "unknown" if found["watts"] is None else f"{found['watts']:.6g} W"
+    lines.append(f"    power: {watts}, {found['watts_source']}")
+    lines.append(f"    carbon: {found['intensity_g_per_kwh']:g} g CO2e/kWh, {found['intensity_source']}")
+    lines.append(f"    PUE: {found['pue']:g}, {found['pue_source']}")
+    return lines
+
+
+def _ranged(found: Mapping[str, Any], name: str) -> str:
+    low, high = found[f"{name}_low"], found[f"{name}_high"]
+    between = "" if low is None or low == high else f" ({low:.4g} to {high:.4g})"
+    return f"{found[name]:.4g}{between}"
+
+
+def _price_cells(price: Mapping[str, Any]) -> list[str]:
+    found = price["footprint"] or {"kwh": None, "kg": None}
+    return [text.NONE if v is None else f"{v:.4g}" for v in (price["hours"], found["kwh"], found["kg"])]
+
+
+def _fitted(line: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [c.ljust(w) if i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+    return "  ".join(cells).rstrip()
