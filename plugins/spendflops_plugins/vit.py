@@ -275,7 +275,8 @@ class ViT(TokenBackbone):
         patches = grid[0] * grid[1]
         embedding = closed_form.patch_embedding(patches, patch, self.dim)
         tokens = (patches if kept is None else kept) + self.prefix_length
-        blocks, tables = (sum(part) for part in zip(*(block.flops(tokens, grid) for block in self.blocks), strict=True))
+        costs = [block.flops(tokens, grid) for block in self.blocks]
+        blocks, tables = (sum(cost[part] for cost in costs) for part in (0, 1))
         tables += closed_form.resize(self.position_grid, grid, self.dim) if self.pos_embed is not None else 0
         tables += 0 if self.relative is None else self.relative.flops(grid)
         if not train:

@@ -169,7 +169,7 @@ def test_model_loads_builds_abstractly_and_has_its_size(file):
 
 def test_every_fragment_is_of_use_to_a_study():
     # Between them these have all methods and both kinds of transfer.
-    studies = ("studies/quickstart.gin", "studies/methods.gin")
+    studies = ("studies/quickstart.gin", "studies/methods.gin", "studies/detection.gin")
     included = {source.name for study in (*studies, "recipes/lit.gin") for source in read(study)}
     assert {f"gin/{name}" for name in FRAGMENTS} <= included
     assert built("recipes/lit.gin", strict=["nano/lit.gin"])

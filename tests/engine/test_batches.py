@@ -146,8 +146,8 @@ class Wrong(Views):
 @pytest.mark.parametrize(
     "kind, message",
     [
-        ("dtype", r"input 'image' is float32\[8, 16, 16, 3\], declared uint8\[8, 16, 16, 3\]"),
-        ("shape", r"input 'image' is uint8\[8, 15, 16, 3\], declared"),
+        ("dtype", r"input 'image' is float32\[1, 16, 16, 3\], declared uint8\[1, 16, 16, 3\]"),
+        ("shape", r"input 'image' is uint8\[1, 15, 16, 3\], declared"),
         ("name", "needs the input 'image'"),
         ("extra", "the views give 'more'"),
     ],

@@ -124,7 +124,7 @@ def test_a_kill_between_the_stages_leaves_no_trace(whole, tmp_path, monkeypatch)
 
 
 def test_evaluations_that_are_done_again_are_wasted_and_productive_once(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.evaluate, "score", lambda *a: 1 / 0)
+    monkeypatch.setattr(loop.evaluate, "score", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_recipe(two_stages(), tmp_path, quiet=True)
     monkeypatch.undo()

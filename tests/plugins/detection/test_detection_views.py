@@ -325,6 +325,7 @@ def test_what_is_read_and_given():
         "boxes": ("float32", (7, 4)),
         "box_labels": ("int32", (7,)),
         "valid": ("bool", (7,)),
+        "extent": ("int32", (2,)),
         "dropped": ("int32", (3,)),
         "masks": ("uint8", (7, 28, 28)),
     }
