@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from spendflops.study.frontier import Point, points, select, varying
-from spendflops.study.labels import Mean, by_labels
+from spendflops.study.frontier.paired import Mean
+from spendflops.study.labels import by_labels
 from spendflops.study.points import Axis, Report, axes
 from spendflops.study.report import text
 

@@ -7,32 +7,14 @@ and its order, cancels. Pure functions of rows.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from spendflops.study.compare import t_critical
-from spendflops.study.frontier import curve_name, varying
+from spendflops.study.frontier import NotEnough, curve_name, varying
+from spendflops.study.frontier.paired import Mean, difference, mean
 from spendflops.study.points import SCRATCH, Axis, Row, Score
 
 _TRAINED = re.compile(r":(\w+)\[.*\]#[0-9a-f]{6}$")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mean:
-    """The mean of ``n`` values; ``se`` is its standard error, None for one value."""
-
-    value: float
-    se: float | None
-    n: int
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether a t test (two-sided, 5 %) separates it from zero."""
-        if self.se is None:
-            return False
-        return abs(self.value) > t_critical(self.n - 1) * self.se if self.se else self.value != 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,13 +41,6 @@ class Labels:
     sizes: tuple[int, ...]
     curves: dict[str, dict[int, Mean]]
     gains: tuple[Gain, ...]
-
-
-def mean(values: Sequence[float]) -> Mean:
-    """Mean and standard error."""
-    count = len(values)
-    se = statistics.stdev(values) / math.sqrt(count) if count > 1 else None
-    return Mean(value=statistics.fmean(values), se=se, n=count)
 
 
 def by_labels(rows: Iterable[Row]) -> list[Labels]:
@@ -104,8 +79,7 @@ def _labels(group: list[tuple[str, Row, Score]]) -> Labels | None:
 def _gain(name: str, over: str, values: dict[str, dict[int, dict[int, float]]], sign: int) -> Gain:
     found = {}
     for size in sorted(set(values[name]) & set(values[over])):
-        one, other = values[name][size], values[over][size]
-        differences = [sign * (one[seed] - other[seed]) for seed in sorted(set(one) & set(other))]
-        if differences:
-            found[size] = mean(differences)
+        gain = difference(values[name][size], values[over][size], sign=sign)
+        if not isinstance(gain, NotEnough):
+            found[size] = gain.mean
     return Gain(name=name, over=over, by_labels=found)

@@ -10,7 +10,7 @@ import scipy.stats
 
 from spendflops.contracts.errors import ConfigError
 from spendflops.study import frontier
-from spendflops.study.compare import Estimate, compare, t_critical
+from spendflops.study.compare import Estimate, compare, median_factor, t_critical
 from spendflops.study.points import axes
 
 T16 = [(1, 20), (2, 30), (3, 28), (4, 40), (6, 41), (8, 39)]
@@ -102,7 +102,7 @@ def test_seeds_become_a_median_with_their_spread(make_row):
     (point,) = analyse(rows).points
     assert point.estimate.value == 51.0
     assert point.estimate.sd == pytest.approx(np.std(values, ddof=1))
-    assert point.estimate.se == pytest.approx(math.sqrt(math.pi / 2) * np.std(values, ddof=1) / math.sqrt(3))
+    assert point.estimate.se == pytest.approx(median_factor(3) * np.std(values, ddof=1) / math.sqrt(3))
     assert (point.estimate.source, point.estimate.seeds) == ("3 seeds", 3)
 
 

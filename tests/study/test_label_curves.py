@@ -4,7 +4,8 @@ import statistics
 
 import pytest
 
-from spendflops.study.labels import by_labels, mean
+from spendflops.study.frontier.paired import mean
+from spendflops.study.labels import by_labels
 from spendflops.study.points import SCRATCH, Row, Score
 from spendflops.study.report import labels as drawn
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from spendflops.study.labels import Gain, Labels, Mean
+from spendflops.study.frontier.paired import Mean
+from spendflops.study.labels import Gain, Labels
 from spendflops.study.points import Axis
 from spendflops.study.report import tables, text
 from spendflops.study.report.chart import Frame, marker, spread, x_ticks, y_ticks
