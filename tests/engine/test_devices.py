@@ -1,4 +1,4 @@
-"""Data-parallel over eight devices: the same losses, the same model FLOPs, the same bits after a resume."""
+"""Data-parallel over eight devices: the same losses, model FLOPs and scores, the same bits after a resume."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import enginelib
 import jax
 import numpy as np
 import pytest
-from enginelib import recipe, rows, stage
+from enginelib import accuracy, knn, recipe, rows, stage
+from spendflops_plugins.segmentation import Segmentation
+from spendflops_plugins.segmentation_miou import SegmentationMIoU
 
 from spendflops.engine.build import build_stage
 from spendflops.engine.loop import run_recipe
+from spendflops.engine.recipe import Evaluation
+from spendflops.testing.samples import KitData
 
 
 def measured(folder, methods):
@@ -27,10 +31,22 @@ def measured(folder, methods):
     return found
 
 
+def scored(folder):
+    """Scores of untrained models, whose weights are the same everywhere: counts of integers, and neighbours."""
+    data = {"eval": (KitData(), "test")}
+    segments = stage(objective=Segmentation, views=Segmentation.views(), name="segments")
+    single = Evaluation(evaluator=SegmentationMIoU(average="image"), data=data, batch_size=32, name="single")
+    whole = Evaluation(evaluator=SegmentationMIoU(view="slide"), data=data, batch_size=16, name="slide")
+    classes = recipe(stage("supervised"), evaluations=(accuracy(), knn()), budget="0 steps")
+    masks = recipe(segments, evaluations=(single, whole), budget="0 steps")
+    results = [run_recipe(each, folder / str(n), quiet=True) for n, each in enumerate((classes, masks))]
+    return {score["evaluation"]: score["values"] for result in results for score in result["scores"]}
+
+
 RUN = """
 import json, pathlib, sys
-from test_devices import measured
-print(json.dumps(measured(pathlib.Path(sys.argv[1]), sys.argv[2:])))
+import test_devices
+print(json.dumps(getattr(test_devices, sys.argv[1])(pathlib.Path(sys.argv[2]), *map(str.split, sys.argv[3:]))))
 """
 LOAD = """
 import json, sys
@@ -49,7 +65,7 @@ EIGHT = "--xla_force_host_platform_device_count=8"
 )
 def test_eight_devices_do_what_one_does(methods, tmp_path):
     one = measured(tmp_path / "one", methods)
-    eight = enginelib.python(RUN, tmp_path / "eight", *methods, XLA_FLAGS=EIGHT)
+    eight = enginelib.python(RUN, "measured", tmp_path / "eight", " ".join(methods), XLA_FLAGS=EIGHT)
     assert (one["devices"], eight["devices"]) == (1, 8)
     for method in methods:
         a, b = one[method], eight[method]
@@ -59,8 +75,14 @@ def test_eight_devices_do_what_one_does(methods, tmp_path):
         assert 1 <= b["hardware"] / b["model"] < 1.05
 
 
+def test_scores_do_not_depend_on_the_number_of_devices(tmp_path):
+    one = scored(tmp_path / "one")
+    assert set(one) == {"accuracy", "knn", "single", "slide"} and one["accuracy"]["examples"] == 48
+    assert enginelib.python(RUN, "scored", tmp_path / "eight", XLA_FLAGS=EIGHT) == one
+
+
 @pytest.mark.slow
 def test_a_model_that_eight_devices_trained_is_used_and_trained_on_by_one(tmp_path):
-    enginelib.python(RUN, tmp_path, "mae", XLA_FLAGS=EIGHT)
+    enginelib.python(RUN, "measured", tmp_path, "mae", XLA_FLAGS=EIGHT)
     (count, there), (one, here) = (enginelib.python(LOAD, tmp_path / "mae", XLA_FLAGS=f) for f in (EIGHT, ""))
     assert (count, one) == (8, 1) and np.allclose(there, here, rtol=1e-4, atol=1e-5)

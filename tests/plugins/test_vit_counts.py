@@ -175,6 +175,12 @@ def test_closed_form_of_published_sizes():
     assert round((abstract("B", 16, **SIMMIM).flops() / 2 + 196 * 768 * 768) / 1e9, 3) == 17.679
 
 
+@pytest.mark.parametrize(("side", "products"), [(224, 17.56), (384, 55.5), (512, 107.0)])
+def test_t15_closed_form_at_other_sizes(side, products):
+    """Forward, in 1e9 products, with a class token."""
+    assert abstract("B", 16, image_size=side).flops() / 2e9 == pytest.approx(products, abs=0.05)
+
+
 def test_closed_form_at_1024_pixels():
     """Forward, in 1e9 products (downstream 2.5, T15): all blocks global, with a class token, with ViTDet's windows."""
     large = {"image_size": 1024, "position_size": 224, "final_norm": False}
