@@ -169,14 +169,14 @@ MUTATIONS = (
     ),
     Mutation(
         "rows that only chose settings stand on the axis",
-        "spendflops/study/frontier.py",
+        "spendflops/study/frontier/curves.py",
         'found = (row for row in rows if row.ok and row.kind != "tuning")',
         "found = (row for row in rows if row.ok)",
         "tests/study/test_transfers.py::test_what_only_chose_settings_is_on_no_axis_but_in_the_report",
     ),
     Mutation(
         "gains are not paired",
-        "spendflops/study/labels.py",
+        "spendflops/study/frontier/paired.py",
         "sorted(set(one) & set(other))",
         "sorted(set(one))[:1] * len(one)",
         "tests/study/test_label_curves.py::test_curves_and_paired_gains",
