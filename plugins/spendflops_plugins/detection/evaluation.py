@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
@@ -198,20 +198,26 @@ def _results(index: int, truth: Truth, found: Detected, ids: Sequence[int]) -> I
 
 
 def _best(found: Detected, truth: Truth) -> Objects:
-    """The detections worth showing: those at least as likely as not, and no fewer than there are objects."""
-    count = min(DRAWN, max(int((found.scores >= 0.5).sum()), len(truth.boxes)))
+    """The largest of the detections worth showing: as likely as not, or better, and no fewer than there are objects."""
+    count = max(int((found.scores >= 0.5).sum()), min(len(truth.boxes), len(found.boxes)))
+    boxes = found.boxes[:count]
+    rows = _largest(np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1))
+    masks = _decoded([found.masks[i] for i in rows] if found.masks else [], truth.size)
     return Objects(
-        boxes=found.boxes[:count],
-        labels=found.labels[:count],
-        scores=found.scores[:count],
-        masks=_decoded(found.masks[:count], truth.size),
+        boxes=boxes[rows], labels=found.labels[rows], scores=found.scores[rows], masks=masks, left_out=count - len(rows)
     )
 
 
 def _true(truth: Truth) -> Objects:
-    largest = np.sort(np.argsort(-truth.area, kind="stable")[:DRAWN])
-    masks = _decoded([truth.masks[i] for i in largest] if truth.masks else [], truth.size)
-    return Objects(boxes=truth.boxes[largest], labels=truth.labels[largest], scores=None, masks=masks)
+    rows = _largest(truth.area)
+    masks = _decoded([truth.masks[i] for i in rows] if truth.masks else [], truth.size)
+    left_out = len(truth.boxes) - len(rows)
+    return Objects(boxes=truth.boxes[rows], labels=truth.labels[rows], scores=None, masks=masks, left_out=left_out)
+
+
+def _largest(area: Float[np.ndarray, " M"]) -> Int[np.ndarray, " m"]:
+    """At most :data:`DRAWN` rows, in their order."""
+    return np.sort(np.argsort(-area, kind="stable")[:DRAWN])
 
 
 def _decoded(masks: Sequence[Any], size: tuple[int, int]) -> Bool[np.ndarray, "M H W"]:

@@ -28,12 +28,16 @@ _DARK, _LIGHT = (24, 28, 33), (255, 255, 255)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Objects:
-    """What is drawn into an image, in its pixels; ``masks`` may be empty, and of what is true there are no scores."""
+    """What is drawn into an image, in its pixels; ``masks`` may be empty, and of what is true there are no scores.
+
+    ``left_out``: how many smaller ones are not drawn, which the picture says.
+    """
 
     boxes: Float[np.ndarray, "M 4"]
     labels: Int[np.ndarray, " M"]
     scores: Float[np.ndarray, " M"] | None
     masks: Bool[np.ndarray, "M H W"]
+    left_out: int = 0
 
 
 def beside(image: UInt8[np.ndarray, "H W 3"], predicted: Objects, true: Objects, *, names: Sequence[str]) -> bytes:
@@ -57,6 +61,7 @@ def _panel(image: np.ndarray, objects: Objects, title: str, names: Sequence[str]
     canvas = PIL.Image.new("RGB", (size[1], size[0] + BAR), _DARK)
     canvas.paste(PIL.Image.fromarray(pixels), (0, BAR))
     draw, font = PIL.ImageDraw.Draw(canvas), PIL.ImageFont.load_default(LETTERS)
+    title += f", {objects.left_out} smaller not drawn" if objects.left_out else ""
     draw.text((6, BAR / 2), title, _LIGHT, font, anchor="lm")
     # Of a data set they may reach over the edge of the image.
     boxes = np.clip(objects.boxes, 0, (width, height, width, height)) * scale + (0, BAR, 0, BAR)

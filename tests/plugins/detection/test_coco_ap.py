@@ -1,5 +1,6 @@
 """COCO AP through compiled steps: T3 row by row, random scenes against the definition and pycocotools, masks."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -12,8 +13,10 @@ import pytest
 import scorelib as lib
 from random_scenes import CANVAS, as_read, named, scenes
 from spendflops_plugins.coco import CATEGORIES, COCO
+from spendflops_plugins.detection.average_precision import Detected
 from spendflops_plugins.detection.coco_ap import CocoAP
-from spendflops_plugins.detection.ground_truth import Fit
+from spendflops_plugins.detection.evaluation import DRAWN, _best, _true
+from spendflops_plugins.detection.ground_truth import Fit, Truth
 from spendflops_plugins.detection.masks import paste
 
 import spendflops.testing
@@ -359,6 +362,19 @@ def test_pictures_show_the_first_images_with_objects():
     # Another model, other detections, the same images.
     other = lib.kept(CocoAP(pictures=4), data, [lib.guesses(room=3)] * 5, canvas=CANVAS)
     assert len(other) == 5
+
+
+def test_pictures_draw_the_largest_and_count_the_others():
+    boxes = np.array([[0, 0, 4 + i, 4 + i] for i in range(DRAWN + 2)], float)
+    count = len(boxes)
+    area, crowd = np.prod(boxes[:, 2:], axis=-1), np.zeros(count, bool)
+    truth = Truth(size=(60, 60), fitted=(60, 60), boxes=boxes, labels=np.arange(count), area=area, crowd=crowd)
+    found = Detected(boxes=boxes, scores=np.linspace(0.9, 0.6, count, dtype=np.float32), labels=np.arange(count))
+    for drawn in (_best(found, truth), _true(truth)):
+        assert drawn.labels.tolist() == list(range(2, count)) and drawn.left_out == 2
+    unsure = dataclasses.replace(found, scores=np.full(count, 0.1, np.float32))
+    few = dataclasses.replace(truth, boxes=boxes[:3], labels=np.arange(3), area=area[:3], crowd=crowd[:3])
+    assert _best(unsure, few).labels.tolist() == [0, 1, 2] and _best(unsure, few).left_out == 0
 
 
 def kit_scenes(count=24):

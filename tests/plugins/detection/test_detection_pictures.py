@@ -1,5 +1,6 @@
 """Pictures of detections: boxes and masks where they are, in the colours of their classes, at a readable size."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -58,6 +59,12 @@ def test_names_and_scores_stay_inside_the_picture():
     # Wider with the score, and cut: a name of any length fits.
     short = _panel(GREY, objects([10, 20, 40, 40], labels=[1]), "true", ("", NAMES[1][:LONGEST]))
     np.testing.assert_array_equal(short, _panel(GREY, objects([10, 20, 40, 40], labels=[1]), "true", NAMES))
+
+
+def test_the_title_says_how_many_are_not_drawn():
+    few, many = objects([10, 20, 40, 40]), dataclasses.replace(objects([10, 20, 40, 40]), left_out=3)
+    bars = [_panel(GREY, shown, "true", NAMES)[:BAR] for shown in (few, many)]
+    assert (bars[1] != bars[0]).any(axis=-1)[:, 60:].any() and not (bars[1] != bars[0])[:, :30].any()
 
 
 def test_classes_have_colours_of_their_own():
