@@ -15,7 +15,10 @@ from pathlib import Path
 import render
 
 HERE = Path(__file__).parent
-NAMES = ("cli_start", "plan_time", "host_overhead", "pipeline", "step_speed", "time_law", "images")
+NAMES = (
+    "cli_start", "plan_time", "start", "host_overhead", "bare_step", "pipeline", "step_speed", "time_law", "images",
+    "evaluators",
+)  # fmt: skip
 
 
 def main() -> int:
