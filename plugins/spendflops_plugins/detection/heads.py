@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 from flax import nnx
 from jax.nn import initializers
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from spendflops.contracts.types import Context
 from spendflops.parts import closed_form
 from spendflops.parts.nn import initialisers
 from spendflops.parts.nn.conv import Conv, Deconv
-from spendflops.parts.nn.linear import Linear
+from spendflops.parts.nn.linear import Linear, einsum
 from spendflops.parts.nn.norm import BatchNorm, LayerNorm
 
 NORMS = ("layer", "batch", "none")
@@ -112,7 +112,11 @@ class BoxHead(nnx.Module):
 
 
 class MaskHead(nnx.Module):
-    """Convolutions, a transposed convolution that doubles the map, and a logit of each pixel and class.
+    """Convolutions, a transposed convolution that doubles the map, and a logit of each pixel for the region's class.
+
+    Only one class's map of a region is ever read, in training (He et al. 2017, section 3) as in inference, so that only
+    one is computed: the classifier's column of that class is gathered before the product. With all 1,203 maps of LVIS
+    the logits of 128 regions alone would be 460 MiB an image.
 
     Args:
         channels: Of the maps and of the convolutions.
@@ -134,13 +138,15 @@ class MaskHead(nnx.Module):
         self.classifier = Linear(channels, classes, rngs=rngs, kernel_init=initialisers.normal(0.001))
         self.side = side
 
-    def __call__(self, x: Float[Array, "R s s C"], ctx: Context) -> Float[Array, "R S S K"]:
+    def __call__(self, x: Float[Array, "R s s C"], labels: Int[Array, " R"], ctx: Context) -> Float[Array, "R S S"]:
+        """The logits of each region's class, ``labels``."""
         x = jax.nn.relu(self.deconv(self.convs(x, ctx)))
-        return self.classifier(x)
+        kernel, bias = self.classifier.kernel[...][:, labels], self.classifier.bias[...][labels]
+        return einsum("rijc,cr->rij", x, kernel) + bias[:, None, None]
 
     def flops(self) -> int:
         """Counter A: of one region, forward."""
-        channels, classes = self.classifier.kernel.shape
+        channels = self.classifier.kernel.shape[0]
         doubled = (2 * self.side) ** 2
         deconv = closed_form.linear(self.side**2, channels, 4 * channels)
-        return self.convs.flops(self.side) + deconv + closed_form.linear(doubled, channels, classes)
+        return self.convs.flops(self.side) + deconv + closed_form.linear(doubled, channels, 1)

@@ -330,9 +330,8 @@ class MaskRCNN(Objective):
 
     def _mask_logits(self, maps: tuple, found: Array, labels: Array, ctx: Context) -> Float[Array, "B R S S"]:
         pooled = self._pooled(maps, found, POOLED[1])
-        logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]), ctx.scoped("masks"))
-        own = jnp.take_along_axis(logits, labels.reshape(-1, 1, 1, 1), axis=-1)[..., 0]
-        return own.reshape(*labels.shape, *own.shape[1:])
+        logits = self.mask_head(pooled.reshape(-1, *pooled.shape[2:]), labels.reshape(-1), ctx.scoped("masks"))
+        return logits.reshape(*labels.shape, *logits.shape[1:])
 
     def _box_outputs(self, maps: tuple, found: Array, head: BoxHead, ctx: Context) -> tuple[Array, Array]:
         pooled = self._pooled(maps, found, POOLED[0])

@@ -83,7 +83,10 @@ def test_scores_are_named_after_their_presets():
 
 @pytest.mark.parametrize(("name", "trunk"), [("coco", 660e9), ("vitdet", 465e9)])
 def test_costs_are_those_of_the_table(name, trunk):
-    """Section 2.5 within 1 % where its products with padding are counted, too; the counters leave them out."""
+    """Section 2.5 within 1 % where its products with padding and the masks of all 80 classes are counted, too.
+
+    The counters leave out the former, and the mask head computes the mask of one class a region.
+    """
     stage = built(name)
     model, cost = stage.definition.example, stage.train.cost().total
     assert cost == model.closed_form(stage.train.args[1])

@@ -88,7 +88,7 @@ def test_each_class_has_its_own_box_and_mask(rng):
     # A quarter of six regions, rounded: two go through the mask head.
     assert model.positives == 2
     pooled = model._pooled(levels, given.boxes[:, :2], 14)
-    every = np.asarray(model.mask_head(pooled.reshape(-1, 14, 14, 4), CTX.scoped("masks")))
+    every = all_masks(model.mask_head, pooled.reshape(-1, 14, 14, 4))
     classes = labels[rows, regions.index[:, :2]]
     seen = model._mask_logits(levels, given.boxes[:, :2], jnp.asarray(classes), CTX)
     np.testing.assert_allclose(
@@ -105,6 +105,37 @@ def test_each_class_has_its_own_box_and_mask(rng):
     loss = model._mask_loss(levels, given, batch, CTX)
     wanted = slow.mask_head_loss(every, inside, classes.ravel(), regions.positive[:, :2].ravel())
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def all_masks(head, pooled):
+    """The maps of all classes, of which He et al. 2017 read one."""
+    seen = np.asarray(jax.nn.relu(head.deconv(head.convs(pooled, CTX))), np.float64)
+    return np.einsum("rijc,ck->rijk", seen, np.asarray(head.classifier.kernel[...])) + head.classifier.bias[...]
+
+
+def test_masks_are_computed_for_the_own_class_alone(rng):
+    """Numbers and gradients are those of the maps of all classes; other classes have no gradient."""
+    head = made().mask_head
+    head.classifier.kernel.set_value(jnp.asarray(rng.normal(0, 0.5, (4, 3)), jnp.float32))
+    head.classifier.bias.set_value(jnp.asarray(rng.normal(0, 0.5, 3), jnp.float32))
+    pooled, labels = jnp.asarray(rng.normal(0, 1, (5, 14, 14, 4)), jnp.float32), jnp.array([2, 0, 2, 2, 0])
+    weights = rng.normal(0, 1, (5, 28, 28)).astype(np.float32)
+    definition, state = nnx.split(head)
+
+    def total(state):
+        logits = nnx.merge(definition, state)(pooled, labels, CTX)
+        return jnp.sum(weights * logits), logits
+
+    (_, logits), gradient = jax.value_and_grad(total, has_aux=True)(state)
+    wanted = all_masks(head, pooled)[np.arange(5), :, :, labels]
+    assert np.linalg.norm(logits - wanted) < 1e-6 * np.linalg.norm(wanted)
+    seen = np.asarray(jax.nn.relu(head.deconv(head.convs(pooled, CTX))), np.float64)
+    own = np.eye(3)[labels]
+    kernel, bias = np.einsum("rij,rijc,rk->ck", weights, seen, own), np.einsum("rij,rk->k", weights, own)
+    for name, each in {"kernel": kernel, "bias": bias}.items():
+        given = gradient["classifier"][name][...]
+        assert np.linalg.norm(given - each) < 1e-6 * np.linalg.norm(each), name
+    assert not np.any(gradient["classifier"]["kernel"][...][:, 1]) and np.any(gradient["deconv"]["kernel"][...])
 
 
 def test_federated_losses_are_of_few_classes_and_scores_are_sigmoids(rng):

@@ -217,7 +217,8 @@ def test_forward_costs_are_those_of_the_published_sizes():
     shapes = [(256, 256), (128, 128), (64, 64), (32, 32), (16, 16)]
     assert model.rpn.flops(shapes) == 2 * costs.rpn(shapes, padding=False)
     assert 512 * model.box_heads[0].flops() == 2 * costs.box_head(512, 80, padding=False)
-    assert 128 * model.mask_head.flops() == 2 * costs.mask_head(128, 80, padding=False)
+    # Only the map of a region's own class is computed, of 80.
+    assert 128 * model.mask_head.flops() == 2 * costs.mask_head(128, 1, padding=False)
 
 
 @pytest.mark.parametrize(
