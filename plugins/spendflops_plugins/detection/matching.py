@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int8, Int32
+from jaxtyping import Array, Bool, Float, Int8, Int32
 
 from spendflops.contracts.errors import ConfigError
 from spendflops_plugins.detection.boxes import pairwise_iou
@@ -25,7 +25,7 @@ class Match(NamedTuple):
     """
 
     index: Int32[Array, " N"]
-    overlap: Float32[Array, " N"]
+    overlap: Float[Array, " N"]
     label: Int8[Array, " N"]
 
 
@@ -74,7 +74,7 @@ def match(
         return (jnp.maximum(best, overlap), index, favourite | ((overlap == top) & (top > 0))), None
 
     count = len(boxes)
-    start = (jnp.full(count, -1, jnp.float32), jnp.zeros(count, jnp.int32), jnp.zeros(count, bool))
+    start = (jnp.full(count, -1, jnp.result_type(boxes, truth)), jnp.zeros(count, jnp.int32), jnp.zeros(count, bool))
     rows = (jnp.arange(len(truth), dtype=jnp.int32), truth, valid)
     (best, index, favourite), _ = jax.lax.scan(step, start, rows)
     overlap = jnp.maximum(best, 0)

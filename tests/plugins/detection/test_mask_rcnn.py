@@ -67,6 +67,16 @@ def random_boxes(rng, *shape, most=16):
     return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
 
 
+def doubled(tree):
+    """With all that is a float in float64."""
+
+    def each(x):
+        x = np.asarray(x)
+        return x.astype(np.float64) if x.dtype.kind == "f" else x
+
+    return jax.tree.map(each, tree)
+
+
 def test_proposals_are_the_best_anchors_of_each_level_moved_clipped_and_thinned_out(rng):
     rpn = made().rpn
     grids = [(4, 4), (2, 2)]
@@ -92,18 +102,23 @@ def test_loss_of_the_proposals_is_that_of_the_anchors_matched_one_by_one(rng):
     places = model.rpn.anchors([(4, 4), (2, 2)])
     every = np.concatenate(places)
     truth, valid = random_boxes(rng, 2, 3), np.array([[1, 1, 0], [1, 0, 0]], bool)
-    logits = [rng.normal(0, 1, (2, len(p))).astype(np.float32) for p in places]
-    deltas = [rng.normal(0, 0.4, (2, len(p), 4)).astype(np.float32) for p in places]
-    arguments = jax.tree.map(jnp.asarray, (logits, deltas))
-    given = model.rpn.loss(*arguments, places, truth, valid, jax.random.key(0))
+    logits = [rng.normal(0, 1, (2, len(p))) for p in places]
+    deltas = [rng.normal(0, 0.4, (2, len(p), 4)) for p in places]
+
+    def loss(model):
+        with jax.enable_x64(True):
+            compute = jax.jit(lambda *given: model.rpn.loss(*given[:2], places, *given[2:], jax.random.key(0)))
+            return compute(*doubled((logits, deltas, truth)), valid)
+
+    given = loss(model)
     matched = [oracle.match(every, t, v, 0.3, 0.7, True) for t, v in zip(truth, valid, strict=True)]
     index, sampled = ([m[i] for m in matched] for i in (0, 1))
     flat = np.concatenate(logits, 1), np.concatenate(deltas, 1)
     wanted = slow.rpn_loss(*flat, every, truth, index, sampled, samples=120)
-    np.testing.assert_allclose(given, wanted, rtol=1e-5)
+    np.testing.assert_allclose(given, wanted, rtol=1e-10)
     # TensorFlow's: the mean of each level over its coordinates, added up.
     model = made(rpn_samples=120, average="coordinates")
-    _, given = model.rpn.loss(*arguments, places, truth, valid, jax.random.key(0))
+    _, given = loss(model)
     ends = len(places[0])
     wanted = 0
     for level, part in zip(deltas, (slice(None, ends), slice(ends, None)), strict=True):
@@ -111,7 +126,7 @@ def test_loss_of_the_proposals_is_that_of_the_anchors_matched_one_by_one(rng):
         targets = [oracle.encode(every[a], truth[b][index[b][a]]) for b, a in rows]
         positive = [sampled[b][a] == 1 for b, a in rows]
         wanted += slow.coordinate_mean(level.reshape(-1, 4), targets, positive, abs)
-    np.testing.assert_allclose(given, wanted, rtol=1e-5)
+    np.testing.assert_allclose(given, wanted, rtol=1e-10)
 
 
 def test_regions_are_proposals_and_objects_those_of_objects_first(rng):
@@ -175,14 +190,15 @@ def test_cascade_is_that_of_the_loop(rng):
     regions = Regions(boxes=found, valid=valid, positive=(label == 1) & valid, index=index)
     batch = {"boxes": truth, "box_labels": labels, "valid": there, "extent": np.array([SIZE, SIZE])}
     batch = jax.tree.map(jnp.asarray, batch)
-    model = made(Given).told(jnp.asarray(logits), jnp.asarray(deltas))
-    parts = model._box_losses(None, jax.tree.map(jnp.asarray, regions), batch, testing.model.context())
+    model = made(Given).told(*doubled([logits, deltas]))
+    with jax.enable_x64(True):
+        parts = model._box_losses(None, doubled(regions), doubled(batch), testing.model.context())
     _, wanted, passed = slow.cascade(logits, deltas, found, valid, truth, labels, there, size=SIZE)
     for number, (entropy, box) in enumerate(wanted):
         name = str(number + 1) if number else ""
-        np.testing.assert_allclose([parts[f"classes{name}"], parts[f"boxes{name}"]], [entropy, box], rtol=2e-5)
+        np.testing.assert_allclose([parts[f"classes{name}"], parts[f"boxes{name}"]], [entropy, box], rtol=1e-10)
     for asked, boxes in zip(model.asked, passed, strict=False):
-        np.testing.assert_allclose(asked, boxes, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(asked, boxes, rtol=1e-10)
     # In inference scores are means over the stages, boxes the last one's.
     model.told(jnp.asarray(logits), jnp.asarray(deltas))
     moved, scores = model._scored(
