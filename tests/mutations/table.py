@@ -18,6 +18,7 @@ class Mutation:
 
 FLOPS = "tests/accounts/flops"
 PLUGINS = "plugins/spendflops_plugins"
+DETECTION = "tests/plugins/detection"
 
 MUTATIONS = (
     Mutation(
@@ -200,28 +201,28 @@ MUTATIONS = (
         f"{PLUGINS}/detection/views.py",
         "(areas >= self.min_area) & ~crowd)",
         "(areas >= self.min_area))",
-        "tests/plugins/detection/test_detection_views.py::test_crowds_are_no_objects",
+        f"{DETECTION}/test_detection_views.py::test_crowds_are_no_objects",
     ),
     Mutation(
         "objects beyond the padding vanish without a word",
         f"{PLUGINS}/detection/views.py",
         "dropped = (len(left) - len(kept),",
         "dropped = (0,",
-        "tests/plugins/detection/test_detection_views.py::test_more_objects_than_the_padding",
+        f"{DETECTION}/test_detection_views.py::test_more_objects_than_the_padding",
     ),
     Mutation(
         "boxes are not moved with the crop",
         f"{PLUGINS}/detection/views.py",
         "(boxes - np.tile(begin, 2)) *",
         "boxes *",
-        "tests/plugins/detection/test_detection_views.py::test_boxes_are_those_of_what_the_crop_leaves_of_the_masks",
+        f"{DETECTION}/test_detection_views.py::test_boxes_are_those_of_what_the_crop_leaves_of_the_masks",
     ),
     Mutation(
         "images come as often as their commonest class",
         f"{PLUGINS}/detection/lvis.py",
         "np.maximum.at(factors,",
         "np.minimum.at(factors,",
-        "tests/plugins/detection/test_lvis.py::test_repeat_factors",
+        f"{DETECTION}/test_lvis.py::test_repeat_factors",
     ),
     Mutation(
         "fixed positions made for the new size",
@@ -256,43 +257,93 @@ MUTATIONS = (
         f"{PLUGINS}/detection/average_precision.py",
         '"id": len(objects) + 1,',
         '"id": len(objects),',
-        "tests/plugins/detection/test_coco_ap.py::test_t3",
+        f"{DETECTION}/test_coco_ap.py::test_t3",
     ),
     Mutation(
         "boxes stay on the canvas",
         f"{PLUGINS}/detection/evaluation.py",
         "placed *= np.tile([width / fitted[1], height / fitted[0]], 2)",
         "",
-        "tests/plugins/detection/test_coco_ap.py::test_boxes_come_back_in_stored_pixels_clipped_to_the_image",
+        f"{DETECTION}/test_coco_ap.py::test_boxes_come_back_in_stored_pixels_clipped_to_the_image",
     ),
     Mutation(
         "equal scores count in the order in which images came",
         f"{PLUGINS}/detection/evaluation.py",
         "return sorted(images, key=lambda image: (_id(*image[:2]), image[0]))",
         "return list(images)",
-        "tests/plugins/detection/test_coco_ap.py::test_equal_scores_count_in_the_order_of_the_image_ids",
+        f"{DETECTION}/test_coco_ap.py::test_equal_scores_count_in_the_order_of_the_image_ids",
     ),
     Mutation(
         "boxes without area have gradients that are not numbers",
         f"{PLUGINS}/detection/boxes.py",
         "shared / jnp.where(union > 0, union, 1)",
         "shared / union",
-        "tests/plugins/detection/test_detection_boxes.py::test_boxes_without_area_overlap_nothing_and_have_gradients",
+        f"{DETECTION}/test_detection_boxes.py::test_boxes_without_area_overlap_nothing_and_have_gradients",
     ),
     Mutation(
         "an object without overlap makes every anchor positive",
         f"{PLUGINS}/detection/matching.py",
         " & (top > 0)",
         "",
-        "tests/plugins/detection/test_detection_matching.py::"
-        "test_all_boxes_that_tie_are_favourites_and_none_without_overlap",
+        f"{DETECTION}/test_detection_matching.py::test_all_boxes_that_tie_are_favourites_and_none_without_overlap",
     ),
     Mutation(
         "padding suppresses boxes",
         f"{PLUGINS}/detection/nms.py",
         "now = valid & ~",
         "now = ~",
-        "tests/plugins/detection/test_detection_nms.py::test_t5_padding",
+        f"{DETECTION}/test_detection_nms.py::test_t5_padding",
+    ),
+    Mutation(
+        "proposals leave the image",
+        f"{PLUGINS}/detection/rpn.py",
+        "boxes.clip(boxes.decode(deltas[best], places[best]), extent)",
+        "boxes.decode(deltas[best], places[best])",
+        f"{DETECTION}/test_mask_rcnn.py::"
+        "test_proposals_are_the_best_anchors_of_each_level_moved_clipped_and_thinned_out",
+    ),
+    Mutation(
+        "the heads train the proposals",
+        f"{PLUGINS}/detection/rpn.py",
+        "jax.lax.stop_gradient((list(logits), list(deltas)))",
+        "(list(logits), list(deltas))",
+        f"{DETECTION}/test_mask_rcnn.py::"
+        "test_proposals_are_the_best_anchors_of_each_level_moved_clipped_and_thinned_out",
+    ),
+    Mutation(
+        "proposals that are padding are trained on",
+        f"{PLUGINS}/detection/regions.py",
+        "jnp.where(there, matched.label, -1)",
+        "matched.label",
+        f"{DETECTION}/test_mask_rcnn.py::test_regions_are_proposals_and_objects_those_of_objects_first",
+    ),
+    Mutation(
+        "a stage of the cascade trains the one before it",
+        f"{PLUGINS}/detection/regions.py",
+        "jax.lax.stop_gradient(moved)",
+        "moved",
+        f"{DETECTION}/test_mask_rcnn.py::test_cascade_is_that_of_the_loop",
+    ),
+    Mutation(
+        "stages move the maps three times as far",
+        f"{PLUGINS}/detection/mask_rcnn.py",
+        "if share < 1:",
+        "if False:",
+        f"{DETECTION}/test_mask_rcnn.py::test_stages_share_the_gradient_of_the_maps",
+    ),
+    Mutation(
+        "all masks are those of the first class",
+        f"{PLUGINS}/detection/heads.py",
+        "self.classifier.kernel[...][:, labels]",
+        "self.classifier.kernel[...][:, 0 * labels]",
+        f"{DETECTION}/test_heads_of_a_detector.py::test_masks_are_computed_for_the_own_class_alone",
+    ),
+    Mutation(
+        "anchors that were not sampled divide the loss as well",
+        f"{PLUGINS}/detection/losses.py",
+        "return jnp.sum(each) / (samples * len(logits))",
+        "return jnp.mean(each)",
+        f"{DETECTION}/test_detection_losses.py::test_rpn",
     ),
     Mutation(
         "a budget pays for recomputation",

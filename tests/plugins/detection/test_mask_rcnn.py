@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from spendflops_plugins.detection.cascade_mask_rcnn import CascadeMaskRCNN
 from spendflops_plugins.detection.mask_rcnn import MaskRCNN
-from spendflops_plugins.detection.regions import Regions, detect, sample_regions
+from spendflops_plugins.detection.regions import Regions, detect, rematch, sample_regions
 from spendflops_plugins.detection.rpn import Proposals
 from spendflops_plugins.detection.views import DetectionViews
 from spendflops_plugins.vit import ViT
@@ -94,6 +94,9 @@ def test_proposals_are_the_best_anchors_of_each_level_moved_clipped_and_thinned_
         count = int(given.valid[image].sum())
         assert count == len(wanted) and given.valid[image][:count].all()
         np.testing.assert_allclose(given.boxes[image][:count], [box for *_, box, _ in wanted], rtol=1e-5, atol=1e-5)
+    # The heads do not train the proposals: what they are taught is where the regions lie, too.
+    seen = jax.jit(jax.grad(lambda deltas: jnp.sum(best(logits, deltas).boxes)))(deltas)
+    assert not any(np.any(level) for level in seen)
 
 
 def test_loss_of_the_proposals_is_that_of_the_anchors_matched_one_by_one(rng):
@@ -199,6 +202,9 @@ def test_cascade_is_that_of_the_loop(rng):
         np.testing.assert_allclose([parts[f"classes{name}"], parts[f"boxes{name}"]], [entropy, box], rtol=1e-10)
     for asked, boxes in zip(model.asked, passed, strict=False):
         np.testing.assert_allclose(asked, boxes, rtol=1e-10)
+    # No stage trains the one before it, whose boxes its targets are relative to.
+    moved = jax.grad(lambda boxes: jnp.sum(rematch(regions, boxes, batch, overlap=0.6).boxes))(jnp.asarray(found))
+    assert not np.any(moved)
     # In inference scores are means over the stages, boxes the last one's.
     model.told(jnp.asarray(logits), jnp.asarray(deltas))
     moved, scores = model._scored(
