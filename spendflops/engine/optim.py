@@ -20,6 +20,7 @@ from jaxtyping import Array
 from spendflops.contracts import errors
 from spendflops.contracts.objective import Group, Objective
 from spendflops.contracts.types import Context
+from spendflops.engine.layer_decay import Layers
 from spendflops.engine.state import flatten, unflatten
 from spendflops.parts.schedules import Schedule, as_schedule, length_of
 
@@ -77,8 +78,10 @@ class Optimizer:
         """Groups with the paths of their parameters: first match wins, every parameter exactly one.
 
         Raises:
-            errors.ConfigError: A group of the user's that matches nothing.
+            errors.ConfigError: A group of the user's that matches nothing; layers of a model of another depth.
         """
+        if isinstance(self.groups, Layers):
+            self.groups.check(flatten(params))
         groups = (*(objective.groups if self.groups is None else self.groups), REST)
         table: list[tuple[Group, list[str]]] = [(g, []) for g in groups]
         for path in flatten(params):

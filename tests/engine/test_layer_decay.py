@@ -16,8 +16,8 @@ from spendflops.engine.loop import run_recipe
 from spendflops.engine.optim import adamw
 
 
-def assigned(depth, rate):
-    groups = layer_decay(rate=rate, depth=depth)
+def assigned(depth, rate, **options):
+    groups = layer_decay(rate=rate, depth=depth, **options)
     model = functools.partial(ViT, image_size=16, patch_size=8, dim=8, depth=depth, heads=2, positions="learned")
     made = stage("supervised", backbone=model, optimizer=adamw(lr=1.0, groups=groups))
     definition = build_stage(made).definition
@@ -49,6 +49,10 @@ def test_every_parameter_has_the_rate_of_its_layer_and_the_exempt_no_decay():
         assert group.decay != exempt, path
 
 
+def test_all_may_decay():
+    assert all(group.decay for group in assigned(2, 0.5, exempt="").values())
+
+
 def test_a_step_moves_parameters_at_these_rates(tmp_path):
     """Adam's first step is the learning rate in every coordinate with a gradient."""
     groups = layer_decay(rate=0.5, depth=1)
@@ -58,6 +62,17 @@ def test_a_step_moves_parameters_at_these_rates(tmp_path):
     assert result["stages"][0]["steps"] == 1
     table = (tmp_path / "logs" / "optimizer-supervised.txt").read_text()
     assert "lr x0.25" in table and "lr x0.5" in table and "lr x1" in table
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_backbone_of_another_depth_is_refused_before_anything_is_trained(depth):
+    """With too few layers the last blocks would learn as fast as the head."""
+    groups = layer_decay(rate=0.5, depth=depth)
+    model = functools.partial(ViT, image_size=16, patch_size=8, dim=8, depth=3, heads=2)
+    made = stage("supervised", backbone=model, optimizer=adamw(lr=1.0, groups=groups))
+    with pytest.raises(ConfigError, match=f"made for {depth} blocks, the backbone has 3") as error:
+        build_stage(made)
+    assert "depth to 3" in str(error.value)
 
 
 def test_in_gin():

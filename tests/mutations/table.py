@@ -78,6 +78,13 @@ MUTATIONS = (
         "tests/engine/test_optim.py::test_a_group_that_has_not_started_does_not_decay",
     ),
     Mutation(
+        "the last blocks of a deeper model learn as fast as its head",
+        "spendflops/engine/layer_decay.py",
+        "if len(blocks) != self.depth:",
+        "if False:",
+        "tests/engine/test_layer_decay.py",
+    ),
+    Mutation(
         "new parameters are not projected",
         "spendflops/engine/step.py",
         "module.project()",

@@ -15,7 +15,7 @@ from spendflops import config
 from spendflops.contracts.types import Context
 from spendflops.engine.build import build
 
-FILES = ("coco", "vitdet", "vitdet_cascade")
+FILES = ("coco", "vitdet", "vitdet_l", "vitdet_h", "vitdet_cascade")
 
 
 @functools.cache
@@ -43,20 +43,24 @@ def test_training_is_that_of_vitdet(name):
 
 
 @pytest.mark.parametrize(
-    ("path", "rate", "decay"),
+    ("name", "path", "rate", "decay"),
     [
-        ("backbone/pos_embed", 0.7**13, False),
-        ("backbone/patch_embed/kernel", 0.7**13, True),
-        ("backbone/blocks/0/attn/qkv/bias", 0.7**12, True),
-        ("backbone/blocks/11/norm1/scale", 0.7, False),
-        ("pyramid/body/levels/0/norms/0/bias", 1, False),
-        ("box_heads/0/convs/norms/3/scale", 1, False),
-        ("mask_head/deconv/bias", 1, True),
+        ("vitdet", "backbone/pos_embed", 0.7**13, False),
+        ("vitdet", "backbone/patch_embed/kernel", 0.7**13, True),
+        ("vitdet", "backbone/blocks/0/attn/qkv/bias", 0.7**12, True),
+        ("vitdet", "backbone/blocks/11/norm1/scale", 0.7, False),
+        ("vitdet", "pyramid/body/levels/0/norms/0/bias", 1, False),
+        ("vitdet", "box_heads/0/convs/norms/3/scale", 1, False),
+        ("vitdet", "mask_head/deconv/bias", 1, True),
+        ("vitdet_l", "backbone/pos_embed", 0.8**25, False),
+        ("vitdet_l", "backbone/blocks/23/mlp/fc1/kernel", 0.8, True),
+        ("vitdet_h", "backbone/pos_embed", 0.9**33, True),
+        ("vitdet_h", "backbone/blocks/31/norm1/scale", 0.9, True),
     ],
 )
-def test_layers_learn_at_their_own_rate(path, rate, decay):
-    """downstream 7: embed .009689, block 11 .7, pyramid and heads 1."""
-    group = next(g for g in loaded("vitdet").stages[0].optimizer.groups if re.fullmatch(g.match, path))
+def test_layers_learn_at_their_own_rate(name, path, rate, decay):
+    """downstream 7: embed .009689, block 11 .7, pyramid and heads 1; 2.3: all of a ViT-H decays."""
+    group = next(g for g in loaded(name).stages[0].optimizer.groups if re.fullmatch(g.match, path))
     assert (group.lr, group.decay) == (pytest.approx(rate), decay)
 
 
@@ -78,7 +82,13 @@ def test_models_are_those_of_the_papers():
 
 def test_scores_are_named_after_their_presets():
     names = {name: loaded(name).evaluations[0].label for name in FILES}
-    assert names == {"coco": "coco_paper", "vitdet": "coco_vitdet", "vitdet_cascade": "coco_cascade_vitdet"}
+    assert names == {
+        "coco": "coco_paper",
+        "vitdet": "coco_vitdet",
+        "vitdet_l": "coco_vitdet_l",
+        "vitdet_h": "coco_vitdet_h",
+        "vitdet_cascade": "coco_cascade_vitdet",
+    }
 
 
 @pytest.mark.parametrize(("name", "trunk"), [("coco", 660e9), ("vitdet", 465e9)])
