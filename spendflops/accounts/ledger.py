@@ -33,8 +33,9 @@ class Entry:
         kind: ``"productive"`` or ``"wasted"``.
         seconds: Wall time; not part of what a resumed run must reproduce.
         note: Reason of a missing number.
-        cached: How many of the calls were not run, because an earlier pass had kept what they give. They cost what they
-            cost then, so they are in ``calls``; like ``seconds``, no part of what a resumed run must reproduce.
+        cached: How many of the calls were not run, because an earlier pass had kept what they give, or because they
+            are the trunk of a shorter run, which has paid them. They cost what they cost then, so they are in
+            ``calls``; like ``seconds``, no part of what a resumed run must reproduce.
     """
 
     program: str
@@ -102,9 +103,13 @@ class Ledger:
         """Model FLOPs, of one role or of all."""
         return sum(e.total for e in self.entries if e.kind == kind and role in (None, e.role))
 
-    def cached(self) -> int:
+    def cached(self, *, role: str | None = None) -> int:
         """Model FLOPs within :meth:`total` that were not spent again: an earlier pass had kept what they give."""
-        return sum(e.cached * e.flops for e in self.entries if e.kind == "productive")
+        return sum(e.cached * e.flops for e in self.entries if e.kind == "productive" and role in (None, e.role))
+
+    def trunk_seconds(self) -> float:
+        """Seconds within :meth:`seconds` that another run took, whose trunk this one went on from."""
+        return sum(e.seconds or 0.0 for e in self.entries if e.cached and e.role != "evaluate")
 
     def hardware_total(self, *, role: str | None = None) -> int | None:
         """FLOPs of the compiled programs; None where one could not be counted."""

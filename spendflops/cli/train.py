@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -17,6 +18,8 @@ def define(known: flags.FlagValues) -> None:
     recipe_flags.define(known)
     recipe_flags.define_features(known)
     recipe_flags.define_region(known)
+    text = "A finished run of this recipe with a smaller budget: goes on from the end of its constant rate."
+    flags.DEFINE_string("trunk", None, text, flag_values=known)
 
 
 def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
@@ -47,6 +50,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
         quiet=known.quiet,
         features=recipe_flags.features(known),
         region=region,
+        shorter=None if known.trunk is None else str(Path(known.trunk).absolute()),
     )
     print(json.dumps({"flops": result["flops"], "scores": result["scores"]}, indent=1))
     print(f"run directory: {known.workdir}")

@@ -33,6 +33,7 @@ CORE = {
     "schedules.cosine": "spendflops.parts.schedules:Cosine",
     "schedules.multistep": "spendflops.parts.schedules:MultiStep",
     "schedules.warmup_poly": "spendflops.parts.schedules:WarmupPoly",
+    "schedules.wsd": "spendflops.parts.schedules:WarmupStableDecay",
     "schedules.scaled_lr": "spendflops.parts.schedules:scaled_lr",
 }
 """Selector -> ``module:name``; imported when a configuration names it."""

@@ -37,8 +37,14 @@ def record(ledger: Ledger, role: str, program: Program, *, last: int, seconds: f
     return first < last
 
 
+def permanent(step: int, *, every: int, leaves: int | None = None) -> int:
+    """The last step up to ``step`` at which a row of the ledger ends: every so many steps, and where a trunk ends."""
+    regular = step - step % every
+    return regular if leaves is None or leaves > step else max(regular, leaves)
+
+
 def settle(
-    ledger: Ledger, role: str, program: Program, progress: Progress, *, first: int, every: int
+    ledger: Ledger, role: str, program: Program, progress: Progress, *, first: int, written: int
 ) -> tuple[int, float]:
     """Writes what a killed attempt lost, and the row that its checkpoint had made permanent.
 
@@ -47,7 +53,7 @@ def settle(
         role, program: Of the stage.
         progress: How far the attempt came.
         first: The step of the checkpoint.
-        every: Steps between checkpoints.
+        written: The last step up to there at which a row ends.
 
     Returns:
         The number of the next attempt, and the seconds that earlier ones spent on steps that no row holds yet.
@@ -62,6 +68,6 @@ def settle(
             ledger.append(Entry(**fields))
         seconds -= part * seconds
     progress.write(attempt + 1, first, seconds)
-    if record(ledger, role, program, last=first - first % every, seconds=seconds):
+    if record(ledger, role, program, last=written, seconds=seconds):
         seconds = 0.0
     return attempt + 1, seconds

@@ -25,12 +25,18 @@ class Checkpoints:
     Args:
         folder: ``checkpoints/<stage>`` of the run.
         keep: How many to keep.
+        always: A step whose checkpoint is kept beside them.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2):
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2, always: int | None = None):
         self.folder = Path(folder).absolute()
+        policy = ocp.checkpoint_managers
+        kept = [policy.LatestN(keep), *([] if always is None else [policy.CustomSteps([always])])]
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True, create=True
+            preservation_policy=policy.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            create=True,
         )
         logging.set_verbosity(logging.ERROR)
         try:
@@ -86,6 +92,19 @@ class Checkpoints:
                 fix="remove the broken folders to go on from the start of the stage",
             )
         return None
+
+    def restore_at(self, step: int, like: Any) -> Any:
+        """The state after ``step`` steps; ``like`` as in :meth:`restore`.
+
+        Raises:
+            errors.DataError: It is not there, or damaged.
+        """
+        if step not in self.steps():
+            raise errors.DataError(
+                f"there is no checkpoint of step {step} in {self.folder}", why=f"there are {self.steps()}"
+            )
+        self._check(step)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def restore_raw(self, step: int | None = None) -> Any:
         """The newest checkpoint, whatever its shapes and the devices that it was saved from."""

@@ -159,6 +159,22 @@ def parent(folder: Path, init: InitFrom) -> Path:
     raise errors.DataError(f"{init.run} is not a finished run", fix="give the directory of a run with result.json")
 
 
+def prior_flops(folder: Path, init: InitFrom) -> int | None:
+    """FLOPs that went into what a stage of the run in ``folder`` starts from; None where nobody knows."""
+    if init.weights:
+        return open_folder(init.weights).config["flops"]
+    flops = (read_json(parent(folder, init) / "result.json") or {})["flops"]
+    return None if flops["prior"] is None else flops["prior"] + flops["pretrain"] + flops["transfer"]
+
+
+def prior_seconds(folder: Path, init: InitFrom) -> float:
+    """Seconds that training what a stage starts from took; 0 for imported weights, which do not say it."""
+    if init.weights:
+        return 0.0
+    seconds = (read_json(parent(folder, init) / "result.json") or {})["seconds"]
+    return seconds.get("prior", 0.0) + seconds["pretrain"] + seconds["transfer"]
+
+
 def _described(run: Path, stage: str | None) -> tuple[dict[str, Any], str]:
     """``config.json`` of a run, and the stage that is meant."""
     body = read_json(run / "config.json")

@@ -20,16 +20,16 @@ import numpy as np
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.accounts.regions import WORLD
 from spendflops.contracts import errors
-from spendflops.engine import accounting, data, evaluate, metering, preflight, probes, sharding, skips
+from spendflops.engine import accounting, data, evaluate, metering, preflight, probes, sharding, skips, trunk
 from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
 from spendflops.engine.feature_cache import FeatureCache
-from spendflops.engine.load import load, parent
+from spendflops.engine.load import load, parent, prior_flops, prior_seconds
 from spendflops.engine.metrics import MetricsLog
 from spendflops.engine.program import translate
-from spendflops.engine.recipe import InitFrom, Recipe, Stage
-from spendflops.engine.rundir import STORAGE, Progress, RunDir, locked, read_json, storage_error, write_atomically
+from spendflops.engine.recipe import Recipe, Stage
+from spendflops.engine.rundir import STORAGE, Progress, RunDir, locked, storage_error, write_atomically
 from spendflops.engine.state import Tree, inherit, transferred, unflatten
 from spendflops.weights.folder import open_folder
 
@@ -93,7 +93,7 @@ class Run:
 
 def run_recipe(
     recipe: Recipe, workdir: str | os.PathLike[str], *, texts: Mapping[str, str] | None = None, quiet: bool = False,
-    features: FeatureCache | None = None, checked: bool = False, region: str = WORLD,
+    features: FeatureCache | None = None, checked: bool = False, region: str = WORLD, shorter: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs a recipe in a directory, or goes on with it, and returns its result.
 
@@ -106,6 +106,8 @@ def run_recipe(
             changes no score.
         checked: Whether somebody has looked at the data already; else they are, before anything is spent.
         region: Where the machine stands, for the CO2e of a new run.
+        shorter: A finished run of the same recipe with a smaller budget, relative to ``workdir`` or to the working
+            directory: a new run goes on from the end of its trunk (:mod:`spendflops.engine.trunk`).
 
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
@@ -119,7 +121,7 @@ def run_recipe(
         try:
             # Again, now that nobody else can be making it.
             directory = RunDir.open(workdir, config, region=region)
-            return _run(recipe, directory, stop, texts or {}, quiet, features, checked)
+            return _run(recipe, directory, stop, texts or {}, quiet, features, checked, shorter)
         except Exception as error:
             shown = translate(error)
             if isinstance(error, OSError) and error.errno in STORAGE:
@@ -134,7 +136,7 @@ def run_recipe(
 
 def _run(
     recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[str, str], quiet: bool,
-    features: FeatureCache | None, checked: bool,
+    features: FeatureCache | None, checked: bool, shorter: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     stored = directory.resolved
     built = build(recipe, steps=stored["steps"] if stored else None)
@@ -142,6 +144,7 @@ def _run(
         preflight.check_starts(built, directory.path)
         if not checked:
             preflight.check_data(built)
+    found = None if stored or shorter is None else trunk.find(built, directory.path, shorter)
     names = [s.label for s in recipe.stages]
     directory.settle(
         {
@@ -150,6 +153,7 @@ def _run(
             "flops_per_step": {n: b.train.cost().total for n, b in zip(names, built.stages, strict=True)},
             "info": {s.label: dataclasses.asdict(s.dataset.info) for s in recipe.stages},
             "budget": None if recipe.conversion is None else recipe.conversion.to_json(),
+            "trunk": found,
         },
         texts,
     )
@@ -170,14 +174,17 @@ def _run(
 def run_stage(run: Run, index: int) -> None:
     """Trains one stage to its last step, from its last checkpoint if there is one."""
     stage, built, steps = run.recipe.stages[index], run.built.stages[index], run.built.steps[index]
-    checkpoints = Checkpoints(run.directory.path / "checkpoints" / stage.label)
+    leaves, every = trunk.leaves(stage, steps), run.recipe.checkpoint_every
+    checkpoints = Checkpoints(run.directory.path / "checkpoints" / stage.label, always=leaves)
     progress = Progress(run.directory.path / "checkpoints" / f"{stage.label}.progress")
     with contextlib.closing(checkpoints), contextlib.closing(progress):
         restored = checkpoints.restore(built.train.args[0])
-        first, state = restored if restored is not None else (0, _initial(run, index))
+        first, state = restored if restored is not None else _begin(run, index)
         checkpoints.discard_after(first)
-        every = run.recipe.checkpoint_every
-        attempt, seconds = accounting.settle(run.ledger, stage.role, built.train, progress, first=first, every=every)
+        written = accounting.permanent(first, every=every, leaves=leaves)
+        attempt, seconds = accounting.settle(
+            run.ledger, stage.role, built.train, progress, first=first, written=written
+        )
         run.log.rewind(stage.label, first)
         if first < steps:
             state = _train(run, index, state, first, checkpoints, progress, attempt, seconds)
@@ -185,6 +192,15 @@ def run_stage(run: Run, index: int) -> None:
             checkpoints.save(0, state)
         accounting.record(run.ledger, stage.role, built.train, last=steps, seconds=seconds)
     run.states[stage.label] = {kind: state[kind] for kind in MODEL}
+
+
+def _begin(run: Run, index: int) -> tuple[int, Tree]:
+    """(step, state) at which a new run begins: the end of its trunk, or a new model."""
+    found = (run.directory.resolved or {}).get("trunk")
+    if found is None or index:
+        return 0, _initial(run, index)
+    run.log.say(f"{run.recipe.stages[index].label} goes on from step {found['step']} of {found['run']}")
+    return trunk.begin(run.built, run.directory.path, found, run.ledger)
 
 
 def _initial(run: Run, index: int) -> Tree:
@@ -202,7 +218,8 @@ def _initial(run: Run, index: int) -> Tree:
         state = {**state, **model}
         counts = collections.Counter(line.partition("  ")[0] for line in lines)
         what = f"{stage.label} from {init.source}: {', '.join(f'{n} {k}' for k, n in counts.items())}"
-        what += f"; FLOPs that went into it: {_spent(run, init) or 'unknown'}" if init.weights else ""
+        if init.weights:
+            what += f"; FLOPs that went into it: {prior_flops(run.directory.path, init) or 'unknown'}"
         told = [line for line in lines if line.startswith(("left new", "resampled"))]
         run.log.table(f"init-{stage.label}-{number}.txt", lines, show=[what, *told])
     table = stage.optimizer.table(built.definition.params, built.definition.example)
@@ -210,22 +227,6 @@ def _initial(run: Run, index: int) -> Tree:
     rows = [f"{who}: {match}  {tensors} tensors  {size} parameters  {how}" for match, tensors, size, how in table]
     run.log.table(f"optimizer-{stage.label}.txt", rows, show=rows)
     return state
-
-
-def _spent(run: Run, init: InitFrom) -> int | None:
-    """FLOPs that went into what a stage starts from; None where nobody knows."""
-    if init.weights:
-        return open_folder(init.weights).config["flops"]
-    flops = read_json(parent(run.directory.path, init) / "result.json")["flops"]
-    return None if flops["prior"] is None else flops["prior"] + flops["pretrain"] + flops["transfer"]
-
-
-def _taken(run: Run, init: InitFrom) -> float:
-    """Seconds that training what a stage starts from took; 0 for imported weights, which do not say it."""
-    if init.weights:
-        return 0.0
-    seconds = read_json(parent(run.directory.path, init) / "result.json")["seconds"]
-    return seconds.get("prior", 0.0) + seconds["pretrain"] + seconds["transfer"]
 
 
 def _train(
@@ -254,6 +255,7 @@ def _train(
     shown = run.log.stage(stage.label, steps=steps, flops_per_step=flops, examples_per_step=stage.batch_size)
     folder = run.directory.path
     take = probes.Probes(run.built, index, folder=folder, ledger=run.ledger, log=run.log, shown=shown)
+    leaves, every = trunk.leaves(stage, steps), run.recipe.checkpoint_every
     earlier = zip(run.built.stages[:index], run.built.steps[:index], strict=True)
     spent_before = sum(b.train.cost().total * n for b, n in earlier)
     started, metrics = time.perf_counter() - seconds, None
@@ -277,7 +279,7 @@ def _train(
                     done, {n: float(v) for n, v in metrics.items() if n != "health"}, flops=spent_before + done * flops
                 )
                 run.directory.status(state="running", pid=os.getpid(), stage=stage.label, step=done, steps=steps)
-            if last or done % run.recipe.checkpoint_every == 0:
+            if last or done == accounting.permanent(done, every=every, leaves=leaves):
                 _check_finite(metrics, stage, step)
                 checkpoints.save(done, state)
                 taken = time.perf_counter() - started
@@ -356,7 +358,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
             }
         )
     starts = {init.source: init for stage in run.recipe.stages for init in stage.init if not init.stage}
-    before = [_spent(run, init) for init in starts.values()]
+    before = [prior_flops(run.directory.path, init) for init in starts.values()]
     prior = None if None in before else sum(before)
     roles = ("pretrain", "transfer", "evaluate")
     return {
@@ -369,13 +371,15 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
             "prior": prior,
             **{role: ledger.total(role=role) for role in roles},
             "wasted": ledger.total(kind="wasted"),
-            "cached": ledger.cached(),
+            "cached": ledger.cached(role="evaluate"),
+            "trunk": ledger.cached(role="pretrain"),
         },
         "phases": {role: ledger.phases(role=role) for role in roles},
         "hardware_flops": {role: ledger.hardware_total(role=role) for role in roles},
         "seconds": {
-            "prior": sum(_taken(run, init) for init in starts.values()),
+            "prior": sum(prior_seconds(run.directory.path, init) for init in starts.values()),
             **{role: ledger.seconds(role=role) for role in roles},
+            "trunk": ledger.trunk_seconds(),
         },
         "energy": metering.measured(run.directory.path),
         "devices": [d.device_kind for d in jax.devices()],

@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
 from jaxtyping import Array
 
 from spendflops.contracts.objective import Objective
 from spendflops.contracts.types import Batch, Context
 from spendflops.engine.optim import Optimizer
-from spendflops.engine.state import Definition, Tree, flatten, teacher_of, unflatten
+from spendflops.engine.state import Definition, Tree, copies, flatten, teacher_of, unflatten
 
 
 def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tuple[Tree, dict[str, Array]]]:
@@ -64,6 +65,25 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
         return new, {**metrics, "loss": value, **shown, "health": value + shown["grad_norm"]}
 
     return step
+
+
+def reads_length(definition: Definition, inputs: Mapping[str, Any]) -> bool:
+    """Whether the targets, the loss or the statistics of a training step read how long the stage is."""
+
+    def forward(steps: Array, rest: tuple[Tree, Tree, Tree, Batch, Array, Array]) -> tuple[Array, Tree]:
+        params, stats, ema, batch, key, step = rest
+        ctx = Context(key=key, step=step, steps=steps, train=True)
+        targets = definition.merge({**params, **ema}, stats).targets(batch, ctx)
+        module = definition.merge(params, stats)
+        value = module.loss(batch, targets, ctx).value
+        return value, definition.stats_of(module)
+
+    key, count = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    ema = jax.eval_shape(lambda params: copies(definition, params), definition.params)
+    rest = (definition.params, definition.stats, ema, dict(inputs), key, count)
+    program = jax.make_jaxpr(forward)(count, rest)
+    _, used = partial_eval.dce_jaxpr(program.jaxpr, True)
+    return used[0]
 
 
 def closed_form(definition: Definition, inputs: Mapping[str, Any]) -> int | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,6 +14,8 @@ from spendflops.contracts import errors
 from spendflops.contracts.types import Context
 
 Schedule = Callable[[Context], Float[Array, ""]]
+Steps = TypeVar("Steps", int, Array)
+SHAPES = ("1-sqrt", "linear")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,57 @@ class WarmupPoly:
         # 1 - (1 - t/w)(1 - ratio), without the cancellation: in float32 that is off by 1 % at the first step.
         warm = self.ratio + (1 - self.ratio) * ctx.step / max(self.warmup_steps, 1)
         return jnp.where(ctx.step < self.warmup_steps, regular * warm, regular).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay:
+    """Linear warm-up, a constant ``peak``, and a cooldown to ``end`` over the last part of the stage.
+
+    Until its cooldown a run does not know how long it will be: a longer one goes on from there, as from a trunk (Hägele
+    et al. 2024, arXiv 2405.18392, whose shape is 1-sqrt: ``end + (peak - end) (1 - sqrt(done))``). The cooldown's first
+    step is still at the peak, as the first step of a half cosine is.
+
+    Attributes:
+        peak: The constant value.
+        warmup_steps: Length of the warm-up in steps. There is no fraction: it would be another trunk for every length.
+        cooldown_fraction: Part of the stage, in (0, 1), to a thousandth; as whole steps it is rounded down.
+        shape: Of the cooldown: ``"1-sqrt"`` or ``"linear"``.
+        start, end: First and last value.
+    """
+
+    peak: float
+    warmup_steps: int
+    cooldown_fraction: float = 0.2
+    shape: str = SHAPES[0]
+    start: float = 0.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self._part < 1 or self.warmup_steps < 0:
+            raise errors.ConfigError(
+                f"schedules.wsd: cooldown_fraction {self.cooldown_fraction:g}, warmup_steps {self.warmup_steps}",
+                why="the cooldown is a part of the stage, in (0, 1), the warm-up a number of steps",
+            )
+        if self.shape not in SHAPES:
+            raise errors.ConfigError(f"schedules.wsd.shape is {self.shape!r}", fix=f"one of {', '.join(SHAPES)}")
+
+    @property
+    def _part(self) -> fractions.Fraction:
+        return fractions.Fraction(self.cooldown_fraction).limit_denominator(1000)
+
+    def trunk(self, steps: Steps) -> Steps:
+        """Steps before the cooldown of a stage of ``steps`` steps, the same for numbers and inside a program."""
+        # Whole numbers: in float32 0.2 * steps may miss a step, and with it the place where a longer run leaves.
+        over, under = self._part.numerator, self._part.denominator
+        return steps - (steps // under * over + steps % under * over // under)
+
+    def __call__(self, ctx: Context) -> Float[Array, ""]:
+        leaves = self.trunk(ctx.steps)
+        warm = jnp.minimum(ctx.step / max(self.warmup_steps, 1), 1) if self.warmup_steps else 1.0
+        stable = self.start + (self.peak - self.start) * warm
+        done = jnp.clip((ctx.step - leaves) / jnp.maximum(ctx.steps - leaves, 1), 0, 1)
+        left = 1 - (jnp.sqrt(done) if self.shape == "1-sqrt" else done)
+        return jnp.where(ctx.step < leaves, stable, self.end + (stable - self.end) * left).astype(jnp.float32)
 
 
 def length_of(count: int | None, fraction: float | None, steps: Array | int) -> Array:

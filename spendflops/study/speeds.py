@@ -54,7 +54,8 @@ def _host(run: Path) -> machines.Host:
 def _speeds(run: Path) -> Iterator[Speed]:
     rows = [r for r in Ledger(run / "ledger.jsonl").entries if r.kind == "productive" and r.role != "evaluate"]
     for program in dict.fromkeys(row.program for row in rows):
-        mine = [row for row in rows if row.program == program and row.seconds and row.calls]
+        # Not what another run has timed, from whose trunk this one went on.
+        mine = [row for row in rows if row.program == program and row.seconds and row.calls and not row.cached]
         calls = sum(row.calls for row in mine)
         if calls and mine[0].flops:
             seconds = sum(row.seconds or 0.0 for row in mine)

@@ -415,4 +415,25 @@ MUTATIONS = (
         "",
         "tests/engine/test_feature_cache.py::test_a_damaged_file_is_computed_again_and_repaired",
     ),
+    Mutation(
+        "a target that follows the length of the run shares a trunk",
+        "spendflops/engine/trunk.py",
+        "    if objective.teacher:\n",
+        "    if False:\n",
+        "tests/engine/test_trunk.py::test_what_depends_on_the_length_is_named",
+    ),
+    Mutation(
+        "a loss that follows the length of the run shares a trunk",
+        "spendflops/engine/trunk.py",
+        "if len(ordered) > 1 and reads_length(built.definition, built.inputs):",
+        "if False:",
+        "tests/engine/test_trunk.py::test_what_depends_on_the_length_is_named",
+    ),
+    Mutation(
+        "the trunk is charged to every length",
+        "spendflops/engine/trunk.py",
+        'told = {"cached": step,',
+        'told = {"cached": 0,',
+        "tests/engine/test_trunk.py::test_the_trunk_is_charged_once",
+    ),
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,16 @@ import pytest
 
 from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.types import Context
-from spendflops.parts.schedules import Constant, Cosine, MultiStep, WarmupCosine, WarmupPoly, as_schedule, scaled_lr
+from spendflops.parts.schedules import (
+    Constant,
+    Cosine,
+    MultiStep,
+    WarmupCosine,
+    WarmupPoly,
+    WarmupStableDecay,
+    as_schedule,
+    scaled_lr,
+)
 
 
 def at(schedule, step, steps):
@@ -132,3 +144,51 @@ def test_numbers_are_constant_schedules():
 def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         WarmupCosine(peak=1.0, **options)
+
+
+def oracle_wsd(step, steps, *, warmup, part, peak, start, end, shape):
+    cooldown = math.floor(steps * part)
+    stable = start + (peak - start) * min(step / warmup, 1) if warmup else peak
+    if step < steps - cooldown:
+        return stable
+    done = (step - (steps - cooldown)) / cooldown
+    return end + (stable - end) * (1 - (math.sqrt(done) if shape == "1-sqrt" else done))
+
+
+@pytest.mark.parametrize("shape", ["1-sqrt", "linear"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_warm_up_stable_decay(shape, warmup):
+    options = {"peak": 2e-3, "start": 1e-5, "end": 1e-4, "shape": shape}
+    wsd = WarmupStableDecay(**options, warmup_steps=warmup, cooldown_fraction=0.2)
+    for steps in (1, 5, 50, 63, 1001):
+        curve = jax.vmap(lambda step, n=steps: wsd(Context(key=jax.random.key(0), step=step, steps=jnp.asarray(n))))
+        expected = [oracle_wsd(s, steps, warmup=warmup, part=Fraction(1, 5), **options) for s in range(steps)]
+        np.testing.assert_allclose(curve(jnp.arange(steps)), expected, rtol=1e-6)
+    # Hägele et al.'s own shape, at a quarter of the cooldown: half of the rate.
+    if shape == "1-sqrt":
+        plain = WarmupStableDecay(peak=1.0, warmup_steps=10, cooldown_fraction=0.2)
+        assert at(plain, 85, 100) == pytest.approx(0.5) and at(plain, 80, 100) == at(plain, 10, 100) == 1.0
+
+
+def test_a_trunk_ends_at_the_same_step_for_numbers_and_inside_a_program():
+    for part in (0.2, 0.1, 0.05, 0.3, 1 / 3, 0.123, 0.999):
+        wsd = WarmupStableDecay(peak=1.0, warmup_steps=1, cooldown_fraction=part)
+        exact = Fraction(part).limit_denominator(1000)
+        for steps in (0, 1, 9, 10, 62_500, 187_503, 2_000_000_003):
+            expected = steps - steps * exact.numerator // exact.denominator
+            assert wsd.trunk(steps) == expected == int(jax.jit(wsd.trunk)(jnp.int32(steps))), (part, steps)
+
+
+def test_a_trunk_does_not_know_its_length():
+    wsd = WarmupStableDecay(peak=1e-3, warmup_steps=5)
+    for step in range(40):
+        assert at(wsd, step, 50) == at(wsd, step, 5000)
+    assert at(wsd, 41, 50) < at(wsd, 41, 5000)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cooldown_fraction": 1.0}, {"cooldown_fraction": 0.0}, {"cooldown_fraction": 1e-4}, {"shape": "cosine"}]
+)
+def test_what_is_no_cooldown_is_refused(wrong):
+    with pytest.raises(ConfigError, match=r"schedules\.wsd"):
+        WarmupStableDecay(**{"peak": 1.0, "warmup_steps": 1, **wrong})

@@ -30,6 +30,7 @@ def test_rows_of_a_program_are_one_speed(tmp_path):
         ("mae/train", 10, 100, 5.0, {}),
         ("mae/train", 30, 100, 5.0, {}),
         ("mae/train", 99, 100, 1.0, {"kind": "wasted"}),
+        ("mae/train", 40, 100, 70.0, {"cached": 40}),
         ("finetune/train", 5, 70, 10.0, {"role": "transfer"}),
         ("mae/predict/x/test", 5, 70, 10.0, {"role": "evaluate"}),
         ("probe/train", 5, 0, 10.0, {}),
