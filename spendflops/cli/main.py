@@ -23,6 +23,7 @@ VERBS = {
     "import": "read weights of others (.pth, safetensors) into a folder of our own",
     "export": "write a run or weights in the layout of others",
     "report": "write the report of a study's folder again",
+    "recommend": "which method, model, data and length for a budget, from a study, a CSV or a reference",
     "plugins": "list what is installed; --check imports each",
     "check": "run the conformance kit on a plugin",
     "new": "write the files of a new plugin",
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a verb and returns the exit code."""
     verb = arguments[0] if arguments else "--help"
     if verb in ("--help", "-h", "help"):
-        print(HELP.format(verbs="\n".join(f"  {name:9}{text}" for name, text in VERBS.items())), end="")
+        print(HELP.format(verbs="\n".join(f"  {name:11}{text}" for name, text in VERBS.items())), end="")
         return 0
     if verb == "--version":
         from spendflops import __version__

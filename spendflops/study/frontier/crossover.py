@@ -110,12 +110,12 @@ def _interval(
 
     knots = [math.log(knot) for knot in common(one, two)]
     place = math.log(flops)
-    low = _first_sign(told, [place, *(k for k in reversed(knots) if k < place)])
-    high = _first_sign(told, [place, *(k for k in knots if k > place)])
+    low = first_sign(told, [place, *(k for k in reversed(knots) if k < place)])
+    high = first_sign(told, [place, *(k for k in knots if k > place)])
     return None if low is None else math.exp(low), None if high is None else math.exp(high)
 
 
-def _first_sign(told: Callable[[float], float], places: Sequence[float], *, steps: int = 16) -> float | None:
+def first_sign(told: Callable[[float], float], places: Sequence[float], *, steps: int = 16) -> float | None:
     """The first place on the way over ``places`` at which ``told`` becomes positive."""
     for start, stop in itertools.pairwise(places):
         grid = [start + (stop - start) * i / steps for i in range(steps + 1)]

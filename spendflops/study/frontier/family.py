@@ -4,8 +4,7 @@ A curve of four or five lengths does not know its exponent, and a prediction at 
 The curves of one task together know how far exponents differ, and lend each other what they have in common. Fitted
 each on its own (:mod:`powerlaw`), they choose worse at twice the longest run than the longest runs themselves do;
 with one exponent for all, intervals cover half of what they should where exponents differ; so they are drawn from one
-distribution, whose mean and spread are estimated, too. benchmarks/coverage.py and benchmarks/recommend.py have the
-numbers.
+distribution, whose mean and spread are estimated, too. docs/answer.md has the numbers.
 
 The model of a curve is ``alpha + beta (1 - exp(-b u)) / b`` plus normal noise, in u = log FLOPs, with flat priors for
 its values at both ends of its data, and log b ~ N(mu, tau). Its variance has the prior of one run more whose noise is
@@ -24,10 +23,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import special
 
 from spendflops.contracts.errors import DataError
 from spendflops.study.frontier import powerlaw
+from spendflops.study.frontier.belief import Belief, widening
 from spendflops.study.frontier.interval import LEVEL, NotEnough
 from spendflops.study.frontier.powerlaw import Prediction, bend
 
@@ -61,13 +60,22 @@ class Member:
         """The expected score."""
         return float(self.sign * self.weights @ self.lines.at(math.log(flops))[0])
 
+    def belief(self, flops: float) -> Belief:
+        """What is known of the mean over seeds at some FLOPs, turned so that more is better."""
+        return Belief(self.weights, *self.lines.at(math.log(flops)), self.df)
+
+    def covariance(self, one: float, other: float) -> float:
+        """Of the curve's values at two FLOPs: what a run at one of them says of the other."""
+        (a, left), (b, right) = self.lines.steps(math.log(one)), self.lines.steps(math.log(other))
+        sums = self.lines.sums
+        inside = widening(self.df) ** 2 * self.lines.variance * (1 / sums.total + a * b / sums.spread_x)
+        between = (left - self.weights @ left) * (right - self.weights @ right)
+        return float(self.weights @ (inside + between))
+
     def predict(self, flops: float, *, level: float = LEVEL) -> Prediction:
         """The score at some FLOPs, the mean over seeds, with its interval."""
-        places, scales = self.lines.at(math.log(flops))
-        ends = sorted(
-            self.sign * _quantile(self.weights, places, scales, self.df, share)
-            for share in ((1 - level) / 2, (1 + level) / 2)
-        )
+        found = self.belief(flops)
+        ends = sorted(self.sign * found.quantile(share) for share in ((1 - level) / 2, (1 + level) / 2))
         factor = max(flops / max(self.flops), min(self.flops) / flops, 1.0)
         return Prediction(flops=flops, value=self(flops), low=ends[0], high=ends[1], level=level, factor=factor)
 
@@ -146,9 +154,13 @@ class _Lines:
 
     def at(self, place: float) -> tuple[np.ndarray, np.ndarray]:
         """Value and standard error at a place in log FLOPs, for every exponent."""
-        sums = self.sums
-        step = bend(np.asarray(place - sums.center), EXPONENTS) - sums.mean_x
-        return sums.mean_y + sums.slope * step, np.sqrt(self.variance * (1 / sums.total + step**2 / sums.spread_x))
+        step, value = self.steps(place)
+        return value, np.sqrt(self.variance * (1 / self.sums.total + step**2 / self.sums.spread_x))
+
+    def steps(self, place: float) -> tuple[np.ndarray, np.ndarray]:
+        """How far a place is from the middle of the runs, in what the line is linear in, and the value there."""
+        step = bend(np.asarray(place - self.sums.center), EXPONENTS) - self.sums.mean_x
+        return step, self.sums.mean_y + self.sums.slope * step
 
 
 def _lines(sums: _Sums, noise: float) -> _Lines:
@@ -175,14 +187,3 @@ def _weights(fitted: Sequence[_Lines]) -> list[np.ndarray]:
         weight = (hyper / each) @ prior * own
         result.append(weight / weight.sum())
     return result
-
-
-def _quantile(weights: np.ndarray, places: np.ndarray, scales: np.ndarray, df: int, share: float) -> float:
-    """A quantile of a mixture of Student's t, by bisection."""
-    reach = abs(float(special.stdtrit(df, min(share, 1 - share) / 10))) * scales
-    low, high = float((places - reach).min()), float((places + reach).max())
-    for _ in range(80):
-        middle = (low + high) / 2
-        below = float(weights @ special.stdtr(df, (middle - places) / scales))
-        low, high = (middle, high) if below < share else (low, middle)
-    return (low + high) / 2

@@ -1,0 +1,156 @@
+"""What is asked: a budget, a task, and which rows may answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from spendflops.accounts import budget as budgets
+from spendflops.accounts.budget import Budget
+from spendflops.contracts.errors import ConfigError, DataError, suggest
+from spendflops.study.frontier.curves import COST_TOLERANCE, Point
+from spendflops.study.frontier.tuning import tuning
+from spendflops.study.points import Axis, Row, axes
+
+FILTERS = {"method": "label", "model": "backbone", "data": "dataset"}
+
+
+def flops_of(text: str) -> Budget:
+    """A budget that is FLOPs for every method.
+
+    Raises:
+        ConfigError: No budget, one in steps or epochs, or nothing.
+    """
+    budget = budgets.parse(text)
+    if budget.unit != "flops":
+        raise ConfigError(
+            f"{text!r} is no budget to choose by",
+            why=f"{budget.unit} of two methods cost different FLOPs",
+            fix="FLOPs as 3e18, or 2h@1xH200, 5kgCO2@8xA100@europe-west4",
+        )
+    if budget.amount < 1:
+        raise ConfigError(f"{text!r} buys nothing")
+    return budget
+
+
+def axis_of(rows: Sequence[Row], task: str | None) -> Axis:
+    """The one axis that a task means: its evaluator, protocol, metric, or the data that are scored.
+
+    Raises:
+        DataError: No score at all.
+        ConfigError: No such task, or several protocols for one.
+    """
+    known = axes(rows)
+    if not known:
+        raise DataError("there is no finished run with a score", fix="run the study, or see docs/answer.md for a CSV")
+    found = [axis for axis in known if task is None or task in _names(axis)]
+    if not found:
+        names = sorted({name for axis in known for name in _names(axis)})
+        raise ConfigError(
+            f"no run was scored on {task!r}{suggest(task or '', names)}",
+            why=f"there are {'; '.join(dict.fromkeys(axis.evaluator for axis in known))}",
+            fix=f"--task {known[0].evaluator}",
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"{len(found)} axes for one question" + (f": {task!r} is on all of them" if task else ""),
+            why="; ".join(f"{a.evaluator}: {a.metric} on {a.place or 'no data named'} ({a.protocol})" for a in found),
+            fix=f"name one, by its protocol: --task '{found[0].protocol}'",
+        )
+    return found[0]
+
+
+def _names(axis: Axis) -> tuple[str, ...]:
+    place = (axis.dataset, axis.place)
+    return tuple(
+        n for n in (axis.evaluator, axis.protocol, f"{axis.evaluator}/{axis.metric}", axis.metric, *place) if n
+    )
+
+
+def only(rows: Sequence[Row], wanted: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The rows of some methods, models or data; rows that have no model or data of their own stay.
+
+    Args:
+        rows: All.
+        wanted: ``"method"``, ``"model"`` or ``"data"`` -> names.
+
+    Raises:
+        ConfigError: A name that no row has.
+    """
+    kept = list(rows)
+    for what, names in wanted.items():
+        field = FILTERS[what]
+        known = sorted({getattr(row, field) for row in rows if getattr(row, field)})
+        for name in names:
+            if name not in known:
+                why = f"there are {', '.join(known) or 'none'}"
+                raise ConfigError(f"no run has the {what} {name!r}{suggest(name, known)}", why=why)
+        if names:
+            kept = [row for row in kept if getattr(row, field) in (*names, "") or row.kind == "baseline"]
+    return kept
+
+
+def tuned_equally(rows: Sequence[Row], axis: Axis) -> tuple[list[Row], list[str], str]:
+    """The rows with the scores to expect if every method had tried as many settings as the one that tried fewest.
+
+    Returns:
+        Rows, what was changed in words, and why it cannot be done; empty if it was.
+    """
+    found = tuning(rows, axis)
+    if not isinstance(found, tuple):
+        return list(rows), [], found.reason
+    loss = {t.method: t.best - t.equal for t in found if t.best is not None and t.equal is not None}
+    methods = {_method(row) for row in rows if row.kind in ("method", "transfer") and row.ok}
+    unknown = sorted(methods - set(loss))
+    if unknown:
+        return list(rows), [], f"what choosing settings has tried is not recorded for {', '.join(unknown)}"
+    notes = [
+        f"{t.method} tried {t.tried} settings for {t.flops:.3g} FLOPs; with {t.allowed} its scores would be "
+        f"{abs(loss[t.method]):.3g} {'lower' if axis.higher_is_better else 'higher'}"
+        for t in found
+        if t.method in loss
+    ]
+    return [_shifted(row, axis, loss.get(_method(row), 0.0)) for row in rows], notes, ""
+
+
+def _method(row: Row) -> str:
+    """The name under which a row's settings were chosen."""
+    return row.label
+
+
+def _shifted(row: Row, axis: Axis, loss: float) -> Row:
+    scores = tuple(dataclasses.replace(s, value=s.value - loss) if s.axis == axis else s for s in row.scores)
+    return row if row.kind == "tuning" else dataclasses.replace(row, scores=scores)
+
+
+def check_budget(items: Sequence[Point], flops: float) -> None:
+    """Refuses what pays for no step of anything.
+
+    Raises:
+        ConfigError: The budget is below one step of every method whose steps are known.
+    """
+    steps = {p.name: p.flops / p.rows[0].steps for p in items if p.flops and p.rows[0].steps}
+    known = all(p.name in steps for p in items if p.flops)
+    if steps and known and flops < min(steps.values()):
+        name = min(steps, key=steps.__getitem__)
+        raise ConfigError(
+            f"{flops:.4g} FLOPs are below one step", why=f"the cheapest, of {name}, costs {steps[name]:.4g} FLOPs"
+        )
+
+
+def check_lengths(items: Sequence[Point]) -> None:
+    """Refuses seeds of one point that look like lengths of a curve.
+
+    Raises:
+        DataError: Runs of one curve with different seeds whose FLOPs differ, but by less than what counts as equal.
+    """
+    for one in items:
+        for other in items:
+            close = one.name == other.name and one.flops < other.flops <= one.flops * (1 + COST_TOLERANCE)
+            if close and {r.seed for r in one.rows} != {r.seed for r in other.rows}:
+                raise DataError(
+                    f"{one.name}: runs of {one.flops:.6g} and {other.flops:.6g} FLOPs, "
+                    f"{', '.join(r.run_id for r in (*one.rows, *other.rows))}, with different seeds",
+                    why="lengths of a curve that differ by so little are seeds of one",
+                    fix="a column 'budget' with the FLOPs that were to be spent says so",
+                )

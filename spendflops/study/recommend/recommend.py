@@ -1,0 +1,201 @@
+"""A budget and a task in, a decision that can be defended out: what to run, how sure that is, where it would flip."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spendflops.accounts.budget import Budget
+from spendflops.contracts.errors import ConfigError, DataError
+from spendflops.study.frontier.curves import points, select, varying
+from spendflops.study.frontier.interval import LEVEL, NotEnough
+from spendflops.study.points import Axis, Cost, Row
+from spendflops.study.recommend import question
+from spendflops.study.recommend.choice import Candidate, candidates
+from spendflops.study.recommend.flips import Flip, flips
+from spendflops.study.recommend.next_run import NextRun, next_run
+from spendflops.study.recommend.offers import BEYOND, Field, Offer, Silent, field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The answer.
+
+    Attributes:
+        budget: FLOPs.
+        cost: Which FLOPs: ``"paid"``, pre-training and transfer, or ``"pretrain"``.
+        choice: What to run; None where the data do not say, with the ``reason``.
+        candidates: The choice and the others, best first. Where the data do not say, runs that were made for less.
+        silent: Curves that say nothing for this budget.
+        unplaced: Runs whose cost is not known, with the reason if one is stated.
+        flips: All places where the choice changes, by FLOPs.
+        next: The run that would tell most.
+        floor: The score of a baseline that costs nothing, by name.
+        noise: Of a run over seeds, in words.
+        beyond: How many times beyond its runs a curve is believed.
+        notes: What else has to be known.
+        filled: Length of the choice: steps, epochs, FLOPs of pre-training and transfer, where known.
+    """
+
+    axis: Axis
+    budget: float
+    cost: Cost
+    choice: Candidate | None
+    reason: str
+    candidates: tuple[Candidate, ...]
+    silent: tuple[Silent, ...]
+    unplaced: tuple[str, ...]
+    flips: tuple[Flip, ...]
+    next: NextRun | NotEnough
+    floor: Mapping[str, float]
+    noise: str
+    beyond: float
+    level: float
+    notes: tuple[str, ...]
+    filled: Mapping[str, float]
+
+
+def recommend(
+    rows: Sequence[Row],
+    budget: Budget | float,
+    *,
+    task: str | None = None,
+    cost: Cost = "paid",
+    wanted: Mapping[str, Sequence[str]] | None = None,
+    equal_tuning: bool = False,
+    noise: float | None = None,
+    beyond: float = BEYOND,
+) -> Recommendation:
+    """The answer for a budget.
+
+    Args:
+        rows: Of a study, a table or a reference study.
+        budget: In FLOPs.
+        task: What is to be good: an evaluator, a protocol, a metric or the data that are scored; may be left out where
+            there is one axis.
+        cost: Which FLOPs count.
+        wanted: ``"method"``, ``"model"``, ``"data"`` -> names; others are left out.
+        equal_tuning: Compare methods as if all had tried as many settings as the one that tried fewest.
+        noise: The standard deviation of a run over seeds, where it was not measured.
+        beyond: How many times beyond its runs a curve is believed, 1 or more.
+
+    Raises:
+        ConfigError: An unknown task, method, model or data set; several protocols for one task; a budget that is no
+            FLOPs or below one step.
+        DataError: No finished run with a score.
+    """
+    if not (math.isfinite(beyond) and beyond >= 1):
+        raise ConfigError(f"curves believed up to {beyond:g} times their runs", why="the factor is 1 or more")
+    flops = float(budget.amount) if isinstance(budget, Budget) else float(budget)
+    kept = question.only(rows, wanted or {})
+    axis = question.axis_of(kept, task)
+    notes, reason = [], ""
+    if equal_tuning:
+        kept, notes, reason = question.tuned_equally(kept, axis)
+    pairs = select(kept, axis)
+    items = points(pairs, cost=cost, vary=varying(row for row, _ in pairs))
+    question.check_lengths(items)
+    question.check_budget(items, flops)
+    unplaced = tuple(_unplaced(row) for row, _ in pairs if row.cost(cost) is None)
+    failed = [row for row in kept if not row.ok]
+    if failed:
+        notes.append(f"{len(failed)} run{'s' if len(failed) != 1 else ''} failed and {_are(failed)} on no curve")
+    placed = [p for p in items if p.flops > 0]
+    floor = {p.name: p.estimate.value for p in items if p.floor}
+    basics: dict[str, Any] = {
+        "axis": axis,
+        "budget": flops,
+        "cost": cost,
+        "unplaced": unplaced,
+        "floor": floor,
+        "beyond": beyond,
+        "level": LEVEL,
+    }
+    if not placed:
+        if not unplaced and not floor:
+            raise DataError("there is no finished run with a score", fix="run the study")
+        return _without(basics, "no run has a known cost", notes)
+    known = field(placed, noise=noise, beyond=beyond)
+    return _answer(basics, known, flops, reason, notes)
+
+
+def _answer(basics: dict[str, Any], known: Field, flops: float, reason: str, notes: list[str]) -> Recommendation:
+    offers, silent = known.offers(flops)
+    longest = max(curve[-1].flops for curve in known.curves.values())
+    if not reason and flops > longest * known.beyond:
+        reason = (
+            f"the longest run of all cost {longest:.3g} FLOPs, the budget is {flops / longest:.3g} times that, and "
+            f"nothing is said beyond {known.beyond:g} times"
+        )
+    if not reason and not offers:
+        reason = f"the cheapest run cost {min(c[0].flops for c in known.curves.values()):.3g} FLOPs"
+    found = candidates(offers, sign=known.axis.sign) if offers else []
+    chosen = found[0] if found and not reason else None
+    noises = known.noises
+    return Recommendation(
+        **basics,
+        choice=chosen,
+        reason=reason,
+        candidates=tuple(found),
+        silent=tuple(silent),
+        flips=tuple(flips(known)),
+        next=_next(known, flops, offers),
+        noise=str(noises) if isinstance(noises, NotEnough) else f"{noises.typical.sd:.3g} ({noises.source})",
+        notes=(*notes, *(f"{name}: {note}" for name, note in known.notes.items() if "law" in note)),
+        filled=_filled(chosen.offer, basics["cost"]) if chosen else {},
+    )
+
+
+def _next(known: Field, flops: float, offers: Sequence[Offer]) -> NextRun | NotEnough:
+    if flops > known.reach[1]:
+        longest = max(known.curves.values(), key=lambda c: (c[-1].flops, c[-1].estimate.value * known.axis.sign))
+        length = min(flops, longest[-1].flops * known.beyond)
+        return NextRun(
+            name=longest[0].name, flops=length, seed=False, note="the longest curve, as far as it may be believed"
+        )
+    return next_run(known, flops, offers)
+
+
+def _without(basics: dict[str, Any], reason: str, notes: Sequence[str]) -> Recommendation:
+    return Recommendation(
+        **basics,
+        choice=None,
+        reason=reason,
+        candidates=(),
+        silent=(),
+        flips=(),
+        next=NotEnough(reason=reason),
+        noise="unknown",
+        notes=tuple(notes),
+        filled={},
+    )
+
+
+def _unplaced(row: Row) -> str:
+    why = row.settings.get("flops_unknown")
+    name = "/".join(part for part in (row.label, row.backbone, row.dataset) if part)
+    return f"{name}: {why}" if why else name
+
+
+def _are(rows: Sequence[Row]) -> str:
+    return "is" if len(rows) == 1 else "are"
+
+
+def _filled(offer: Offer, cost: Cost) -> dict[str, float]:
+    """Steps, epochs and FLOPs by phase of a run of the chosen length, from the nearest one that was made."""
+    point = min(offer.points, key=lambda p: abs(math.log(p.flops / offer.flops)))
+    row = point.rows[0]
+    pretrain, transfer = row.flops.get("pretrain") or 0, row.flops.get("transfer") or 0
+    if not pretrain:
+        return {}
+    length = offer.flops - (transfer if cost == "paid" else 0)
+    found: dict[str, float] = {"pretrain": length, "transfer": float(transfer)}
+    if length <= 0:
+        return {}
+    if row.steps:
+        found["steps"] = length / pretrain * row.steps
+    if row.epochs:
+        found["epochs"] = length / pretrain * row.epochs
+    return found
