@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from browser import NAMES, find
 
 from spendflops.accounts import machines
 from spendflops.accounts.footprint import estimate
@@ -55,6 +56,14 @@ def make_row():
 @pytest.fixture
 def make_score():
     return score
+
+
+@pytest.fixture
+def chromium(tmp_path):
+    found = find(tmp_path / "profile")
+    if found is None:
+        pytest.skip(f"no Chromium here: none of {', '.join(NAMES)} is on the PATH")
+    return found
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ from spendflops.study.report import bars, chart, examples, labels, tables, text
 from spendflops.study.report.style import CSS
 from spendflops.study.report.text import esc
 
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What a browser may load for the page: nothing, even if a name slipped through the escaping."""
+
 
 def page(report: Report, analyses: Sequence[Analysis], folder: pathlib.Path) -> str:
     """The whole page as text; ``folder`` is that of the report, in which its pictures are."""
@@ -23,6 +26,7 @@ def page(report: Report, analyses: Sequence[Analysis], folder: pathlib.Path) -> 
     sections = [_axis(item, i, series) for i, item in enumerate(analyses)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{esc(report.title)}</title><style>{CSS}</style></head><body>"
         f"<header><h1>{esc(report.title)}</h1><p class='question'>{esc(report.question)}</p>"
