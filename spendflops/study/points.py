@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from spendflops.accounts.footprint import Footprint
 from spendflops.contracts.errors import ConfigError, DataError
+from spendflops.study.traces import Trace
 
 SCHEMA = 1
 FLOP_KINDS = ("pretrain", "transfer", "evaluate", "wasted")
@@ -101,6 +102,9 @@ class Picture:
     path: str
 
 
+_LISTS: Mapping[str, type] = {"scores": Score, "pictures": Picture, "traces": Trace}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """One run of one seed.
@@ -127,6 +131,7 @@ class Row:
         labelled: Examples that the transfer had.
         tuning: FLOPs that choosing the row's settings has cost. They are spent once for all rows of a method.
         pictures: What its evaluations kept to be looked at.
+        traces: What it said while it trained.
         cached: FLOPs within ``evaluate`` that an earlier pass spent, whose outputs were kept.
         settings: Options by name, for the table of what differs; values are printed with ``str``.
         folder: The run directory.
@@ -164,9 +169,10 @@ class Row:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: str = ""
     pictures: tuple[Picture, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
     def __post_init__(self):
-        for name in ("scores", "pictures"):
+        for name in _LISTS:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for field, known in (("flops", FLOP_KINDS), ("seconds", FLOP_KINDS), ("phases", PHASES)):
             unknown = sorted(set(getattr(self, field)) - set(known))
@@ -208,7 +214,7 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings; FLOPs stay exact integers."""
         plain = {name: dict(value) for name, value in vars(self).items() if isinstance(value, Mapping)}
-        plain |= {name: [dataclasses.asdict(x) for x in getattr(self, name)] for name in ("scores", "pictures")}
+        plain |= {name: [dataclasses.asdict(x) for x in getattr(self, name)] for name in _LISTS}
         for name in _FOOTPRINTS:
             value = getattr(self, name)
             plain[name] = None if value is None else dataclasses.asdict(value)
@@ -218,9 +224,8 @@ class Row:
     def from_json(cls, data: Mapping[str, Any]) -> Row:
         """The inverse of :meth:`to_json`."""
         found = {name: Footprint(**data[name]) for name in _FOOTPRINTS if data.get(name)}
-        scores = tuple(Score(**score) for score in data.get("scores", ()))
-        pictures = tuple(Picture(**picture) for picture in data.get("pictures", ()))
-        return cls(**{**data, **found, "scores": scores, "pictures": pictures})
+        lists = {name: tuple(kind(**item) for item in data.get(name, ())) for name, kind in _LISTS.items()}
+        return cls(**{**data, **found, **lists})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

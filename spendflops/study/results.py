@@ -17,6 +17,7 @@ from spendflops.contracts.evaluator import PICTURES
 from spendflops.engine.describe import describe
 from spendflops.engine.evaluate import FOLDER
 from spendflops.engine.rundir import read_json
+from spendflops.study import traces
 from spendflops.study.grid import Planned
 from spendflops.study.points import Picture, Row, Score
 
@@ -26,7 +27,8 @@ def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
     ledger = Ledger(folder / "ledger.jsonl")
     spent = ledger.total() - ledger.cached() + ledger.total(kind="wasted")
     seconds = {"wasted": ledger.seconds()}
-    return Row(**_common(planned, folder), flops={"wasted": spent}, seconds=seconds, status=f"failed: {reason}")
+    told = {"status": f"failed: {reason}", "traces": traces.read(folder)}
+    return Row(**_common(planned, folder), flops={"wasted": spent}, seconds=seconds, **told)
 
 
 def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> Row:
@@ -61,6 +63,7 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         measured_reason=energy["reason"],
         versions=environment.get("packages", {}),
         pictures=_pictures(folder, result["scores"]),
+        traces=traces.read(folder),
     )
 
 

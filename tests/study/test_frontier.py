@@ -121,6 +121,8 @@ def test_a_seed_twice_in_a_point_is_refused(make_row):
 def test_names_hold_what_varies(make_row):
     rows = [make_row("random", kind="baseline"), make_row("mae", 100), make_row("mae", 100, backbone="resnet")]
     assert {p.name for p in analyse(rows).points} == {"random/vit", "mae/vit", "mae/resnet"}
+    rows = [make_row("mae B", 100), make_row("mae L", 100, backbone="large", dataset="other")]
+    assert {p.name for p in analyse(rows).points} == {"mae B", "mae L"}  # the label tells them apart
 
 
 def test_verdicts_of_the_study(study):

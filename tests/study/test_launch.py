@@ -84,6 +84,7 @@ def test_rows_and_their_costs(first):
         row = rows[method]
         assert 0 < row.flops["pretrain"] <= 3e7 and row.flops["pretrain"] == row.hardware_flops
         assert sum(row.phases.values()) == row.flops["pretrain"]
+        assert [(t.name, t.flops[-1]) for t in row.traces] == [("loss", row.flops["pretrain"])]
     tuned = next(r for r in report.rows if r.kind == "transfer")
     parent = rows[tuned.label.removeprefix("fine-tune of ")]
     assert (

@@ -73,7 +73,7 @@ def test_one_run_a_method_side_by_side_with_random_weights_first(pictured, tmp_p
         assert image["src"] == "data:image/png;base64," + base64.b64encode((tmp_path / path).read_bytes()).decode()
     assert sum("data:image/jpeg;base64," in image["src"] for image in images(page)) == len(order)
     assert {attributes["role"] for _, attributes in page.tags if attributes.get("class") == "examples"} == {"group"}
-    assert "http" not in source.replace("http://www.w3.org/2000/svg", "")
+    assert "://" not in source.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_the_json_file_holds_paths(pictured, tmp_path):

@@ -75,7 +75,12 @@ def one_axis(axes: Iterable[Axis]) -> Axis:
 def varying(rows: Iterable[Row]) -> tuple[str, ...]:
     """The parts of a curve's name beside the label that are needed to tell the rows apart."""
     rows = list(rows)
-    return tuple(f for f in ("backbone", "dataset") if len({getattr(r, f) for r in rows if getattr(r, f)}) > 1)
+
+    def needed(field: str) -> bool:
+        pairs = {(row.label, getattr(row, field)) for row in rows if getattr(row, field)}
+        return len(pairs) > len({label for label, _ in pairs})
+
+    return tuple(field for field in ("backbone", "dataset") if needed(field))
 
 
 def curve_name(row: Row, vary: tuple[str, ...]) -> str:

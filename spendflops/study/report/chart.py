@@ -22,6 +22,7 @@ MARKERS = (
     "M-3.3-5.8h6.6L6.6 0L3.3 5.8h-6.6L-6.6 0z",
 )
 DASHES = ("", "6 4", "2 4")
+_ROOM = 380  # at most, of the names beside a chart
 _CHARACTER = 7.1  # width of an average character at 13 px, for room and collisions
 
 
@@ -66,10 +67,10 @@ def chart(analysis: Analysis, *, uid: str, narrow: bool = False, series: Sequenc
     order = list(series) or list(analysis.curves)
     names = [name for name in order if name in analysis.curves]
     room = max(_CHARACTER * len(_floor_name(f)) for f in floors) if floors else 0
-    room = min(max(room, max(_CHARACTER * len(name) for name in names)) + 48, 320)
+    room = min(max(room, max(_CHARACTER * len(name) for name in names)) + 48, _ROOM)
     width = 380 if narrow else 960
     right = width - (14 if narrow else room)
-    ranges = (_x_range(placed), _y_range(analysis.points))
+    ranges = (x_span([p.flops for p in placed]), span(_ends(analysis.points)))
     frame = Frame(56 if narrow else 66, 14, right, 274 if narrow else 424, *ranges)
     height = frame.bottom + 52 + (22 * (len(names) + len(floors)) if narrow else 0)
     parts = [
@@ -77,7 +78,7 @@ def chart(analysis: Analysis, *, uid: str, narrow: bool = False, series: Sequenc
         f'xmlns="http://www.w3.org/2000/svg">',
         f'<title id="{uid}t">{esc(text.what(axis))} over FLOPs</title>',
         f'<desc id="{uid}d">{esc(_description(analysis))}</desc>',
-        _grid(frame, axis, narrow=narrow),
+        scales(frame, **_names(axis, narrow=narrow), narrow=narrow),
         *(_floor(frame, point) for point in floors),
         _envelope(frame, analysis),
     ]
@@ -98,17 +99,22 @@ def marker(index: int, x: float, y: float, *, hollow: bool = False) -> str:
     return f'<g class="k{index % SERIES}{open_}" {place}><path class="mark" d="{shape}"/></g>'
 
 
-def _x_range(points: Sequence[Point]) -> tuple[float, float]:
-    logs = [math.log10(p.flops) for p in points]
+def x_span(flops: Sequence[float]) -> tuple[float, float]:
+    """Limits in log10, with some room at both ends."""
+    logs = [math.log10(f) for f in flops]
     pad = max(0.06 * (max(logs) - min(logs)), 0.08)
     return min(logs) - pad, max(logs) + pad
 
 
-def _y_range(points: Sequence[Point]) -> tuple[float, float]:
-    ends = [p.estimate.value + side * (p.estimate.sd or 0) for p in points for side in (-1, 1)]
-    low, high = min(ends), max(ends)
+def span(values: Sequence[float]) -> tuple[float, float]:
+    """Limits of values, with some room at both ends."""
+    low, high = min(values), max(values)
     pad = 0.07 * (high - low) or max(abs(high) * 0.05, 0.05)
     return low - pad, high + pad
+
+
+def _ends(points: Sequence[Point]) -> list[float]:
+    return [p.estimate.value + side * (p.estimate.sd or 0) for p in points for side in (-1, 1)]
 
 
 def x_ticks(low: float, high: float) -> list[float]:
@@ -129,7 +135,8 @@ def y_ticks(low: float, high: float, *, most: int = 7) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step) + 1)]
 
 
-def _grid(frame: Frame, axis: Axis, *, narrow: bool) -> str:
+def scales(frame: Frame, *, x_name: str, y_name: str, narrow: bool) -> str:
+    """Grid, ticks and names of both axes."""
     out = []
     ticks = y_ticks(*frame.y_range, most=5 if narrow else 7)
     places = next(n for n in range(9) if n == 8 or all(abs(round(t, n) - t) < 1e-9 * max(1, abs(t)) for t in ticks))
@@ -141,18 +148,23 @@ def _grid(frame: Frame, axis: Axis, *, narrow: bool) -> str:
     ticks = x_ticks(*frame.x_range)
     for value in ticks[:: 2 if narrow and len(ticks) > 4 else 1]:
         x, bottom = frame.x(value), frame.bottom
-        name = f"{value:.0e}".replace("e+", "e")
+        name = f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
         out.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 5}"/>')
         out.append(f'<text class="t" x="{x:.1f}" y="{bottom + 20}" text-anchor="middle">{name}</text>')
     out.append(f'<line class="axis" x1="{frame.left}" x2="{frame.right:.1f}" y1="{frame.bottom}" y2="{frame.bottom}"/>')
     middle = (frame.left + frame.right) / 2
-    wording = "FLOPs paid (log)" if narrow else "FLOPs paid for the score: pre-training + transfer (log scale)"
-    out.append(f'<text class="t" x="{middle:.1f}" y="{frame.bottom + 41}" text-anchor="middle">{wording}</text>')
-    better = "" if axis.higher_is_better else ", lower is better"
-    name = esc(f"{axis.metric}{f' ({axis.unit})' if axis.unit else ''}{better}")
+    out.append(f'<text class="t" x="{middle:.1f}" y="{frame.bottom + 41}" text-anchor="middle">{esc(x_name)}</text>')
     y = (frame.top + frame.bottom) / 2
-    out.append(f'<text class="t" transform="translate(16 {y:.1f}) rotate(-90)" text-anchor="middle">{name}</text>')
+    out.append(
+        f'<text class="t" transform="translate(16 {y:.1f}) rotate(-90)" text-anchor="middle">{esc(y_name)}</text>'
+    )
     return "".join(out)
+
+
+def _names(axis: Axis, *, narrow: bool) -> dict[str, str]:
+    better = "" if axis.higher_is_better else ", lower is better"
+    paid = "FLOPs paid (log)" if narrow else "FLOPs paid for the score: pre-training + transfer (log scale)"
+    return {"x_name": paid, "y_name": f"{axis.metric}{f' ({axis.unit})' if axis.unit else ''}{better}"}
 
 
 def _floor(frame: Frame, point: Point) -> str:
@@ -213,8 +225,14 @@ def _labels(frame: Frame, analysis: Analysis, style: dict[str, int], floors: Seq
             out.append(marker(index, frame.right + 20, at, hollow=analysis.curves[name][0].kind == "baseline"))
         else:
             out.append(f'<path class="floor" d="M{frame.right + 10:.1f} {at:.1f}h20"/>')
-        out.append(f'<text x="{frame.right + 34:.1f}" y="{at + 4:.1f}">{esc(name)}</text>')
+        out.append(f'<text x="{frame.right + 34:.1f}" y="{at + 4:.1f}">{esc(fitted(name, _ROOM - 48))}</text>')
     return "".join(out)
+
+
+def fitted(name: str, room: float) -> str:
+    """A name that is no wider than ``room``, cut if it has to be."""
+    most = int(room / _CHARACTER)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def spread(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

@@ -7,10 +7,10 @@ import pathlib
 from collections.abc import Sequence
 
 from spendflops.accounts.footprint import Footprint, total
-from spendflops.study.frontier import RULE, Analysis, curve_name, varying
+from spendflops.study.frontier import RULE, Analysis, Crossover, curve_name, varying
 from spendflops.study.labels import by_labels
 from spendflops.study.points import FLOP_KINDS, Report, Row
-from spendflops.study.report import bars, chart, examples, labels, tables, text
+from spendflops.study.report import bars, cells, chart, examples, labels, learning, tables, text
 from spendflops.study.report.style import CSS
 from spendflops.study.report.text import esc
 
@@ -34,6 +34,9 @@ def page(report: Report, analyses: Sequence[Analysis], folder: pathlib.Path) -> 
         + _notes(report, analyses)
         + labels.section(by_labels(report.rows), series=series)
         + "".join(sections)
+        + cells.datasets(analyses)
+        + cells.sizes(analyses)
+        + learning.section(report.rows)
         + examples.section(report.rows, folder)
         + _tuning(report)
         + _spent(report)
@@ -109,7 +112,13 @@ def _axis(item: Analysis, index: int, series: Sequence[str]) -> str:
     if marks and not found[0][0].point.floor:
         marks[0] = f"{marks[0]} best".strip()
     caption = f"{title}, best first. ◆ marks the front, ± is one standard deviation ({text.listing(_sources(item))})."
-    parts.append(tables.html(caption, head, [cells for _, cells in found], marks=marks, label=f"Results: {title}"))
+    lines = [cells for _, cells in found]
+    parts.append(tables.html(caption, head, lines[:_POINTS], marks=marks[:_POINTS], label=f"Results: {title}"))
+    if lines[_POINTS:]:
+        rest = tables.html(
+            f"{title}, the other points.", head, lines[_POINTS:], marks=marks[_POINTS:], label=f"Other results: {title}"
+        )
+        parts.append(f"<details><summary>The other {len(lines[_POINTS:])} points</summary>{rest}</details>")
     head, lines = tables.others(item)
     if lines:
         table = tables.html(f"All figures: {title}, means over the seeds.", head, lines, label=f"All figures: {title}")
@@ -119,11 +128,15 @@ def _axis(item: Analysis, index: int, series: Sequence[str]) -> str:
 
 
 _SIZES = ("wide", "narrow")
+_CROSSINGS, _POINTS = 6, 30
+"""The most crossings in words, and points of a table before the rest waits to be opened."""
 
 
 def _crossings(item: Analysis) -> str:
     clear = [c for c in item.crossovers if c.clear]
-    lines = [f"{c.dear} overtakes {c.cheap} near {text.flops(c.flops)} FLOPs." for c in clear]
+    lines = [f"{c.dear} overtakes {c.cheap} near {text.flops(c.flops)} FLOPs{_within(c)}." for c in clear[:_CROSSINGS]]
+    if len(clear) > len(lines):
+        lines.append(f"{len(clear) - len(lines)} other distinguishable crossings are in report.json.")
     unclear = len(item.crossovers) - len(clear)
     if unclear:
         other = " other" if clear else ""
@@ -132,6 +145,10 @@ def _crossings(item: Analysis) -> str:
     if not lines:
         return ""
     return f"<h3>Curves that cross</h3><ul>{''.join(f'<li>{esc(line)}</li>' for line in lines)}</ul>"
+
+
+def _within(item: Crossover) -> str:
+    return "" if item.note else f" ({item.level:.0%} interval: {text.between(item)})"
 
 
 def _sources(item: Analysis) -> list[str]:

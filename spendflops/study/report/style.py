@@ -39,6 +39,8 @@ margin:1.2rem 0}}
 dt{{font-weight:600;margin-top:.6rem}} dd{{margin:0;max-width:46em}}
 figure{{margin:1rem 0 0}} figure .wide{{max-width:1080px}} figure .narrow{{max-width:560px}}
 figcaption{{color:var(--soft);font-size:.88rem;max-width:56em;margin-top:.3rem}}
+.panels{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:10px 28px}}
+.panels figure{{max-width:420px}} .panels figcaption{{color:var(--fg);font-weight:600}}
 .examples{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr));gap:14px}}
 .examples{{margin:.8rem 0 1.4rem}} .examples figure{{margin:0}}
 .examples img{{display:block;max-width:100%;height:auto}}
@@ -61,6 +63,7 @@ svg{{display:block;width:100%;height:auto;font:13px system-ui,-apple-system,"Seg
 svg text{{fill:var(--fg)}} svg .t{{fill:var(--soft)}}
 svg .grid{{stroke:var(--line);stroke-width:1}} svg .axis{{stroke:var(--soft);stroke-width:1}}
 svg .floor{{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 4}} svg .band{{fill:var(--soft);opacity:.12}}
+svg .between{{fill:var(--front);opacity:.45}} td.best{{font-weight:700}}
 svg .envelope{{fill:none;stroke:var(--front);stroke-width:9;stroke-linejoin:round;stroke-linecap:round}}
 svg .curve{{fill:none;stroke:var(--c);stroke-width:2}} svg .err{{stroke:var(--c);stroke-width:1.5}}
 svg .mark{{fill:var(--c);stroke:var(--bg);stroke-width:1.5}}
@@ -81,6 +84,7 @@ main,header,footer{{padding-left:16px;padding-right:16px}} header{{padding-top:2
 :root{{color-scheme:light;{_LIGHT}}} body{{font-size:10pt}} main,header,footer{{max-width:none;padding:0}}
 table{{font-size:7.5pt}} th,td{{padding:3px 6px 3px 0}} .scroll{{overflow:visible}} td.v{{min-width:11em}}
 figure .wide{{display:block;max-width:none}} figure .narrow{{display:none}}
-figure,tr,.box,.warn{{break-inside:avoid}} h2,h3{{break-after:avoid}} pre{{white-space:pre-wrap}}
+figure,tr,.box,.warn{{break-inside:avoid}}
+.panels{{grid-template-columns:repeat(2,1fr)}} h2,h3{{break-after:avoid}} pre{{white-space:pre-wrap}}
 }}
 """

@@ -60,8 +60,9 @@ def _result(item: Verdict, analysis: Analysis) -> list[Cell]:
     budget = text.flops(point.budget) if point.budget is not None else text.NONE
     alike = len({p.estimate.source for p in analysis.points}) == 1
     words, numbers = text.verdict(item)
+    seeds = f"{len(rows)} seed{'s' if len(rows) > 1 else ''}"
     return [
-        Cell(point.name, sub=f"{len(rows)} seed{'s' if len(rows) > 1 else ''}, {first.backbone}"),
+        Cell(point.name, sub=", ".join(filter(None, (seeds, first.backbone, first.dataset)))),
         Cell(budget, number=True),
         Cell(
             text.score(point.estimate, analysis.axis),

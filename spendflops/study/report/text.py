@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from spendflops.study.compare import Comparison, Estimate
-from spendflops.study.frontier import Analysis, Candidate, Verdict
+from spendflops.study.frontier import Analysis, Candidate, Crossover, Verdict
 from spendflops.study.points import Axis
 
 UNKNOWN = "unknown"
@@ -87,6 +87,15 @@ def listing(names: Sequence[str], *, most: int = 0) -> str:
     if most and len(names) > most:
         names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def between(item: Crossover) -> str:
+    """The interval of a crossover: ``1.20e13 to 1.60e13``, ``1.20e13 upwards``, ``open`` or why there is none."""
+    if item.note:
+        return item.note
+    if item.low is None or item.high is None:
+        return f"{flops(item.low)} upwards" if item.low else f"up to {flops(item.high)}" if item.high else "open"
+    return f"{flops(item.low)} to {flops(item.high)}"
 
 
 def verdict(item: Verdict) -> tuple[str, str]:
