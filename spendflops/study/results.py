@@ -27,7 +27,12 @@ def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
     ledger = Ledger(folder / "ledger.jsonl")
     spent = ledger.total() - ledger.cached() + ledger.total(kind="wasted")
     seconds = {"wasted": ledger.seconds()}
-    told = {"status": f"failed: {reason}", "traces": traces.read(folder)}
+    environment = read_json(folder / "environment.json")  # none where the run failed before it was anything
+    footprint = None
+    if environment is not None:
+        machine = _machine(environment["devices"], environment)
+        footprint = estimate(hours=ledger.seconds() / 3600, machine=machine, watts=planned.recipe.watts)
+    told = {"status": f"failed: {reason}", "footprint": footprint, "traces": traces.read(folder)}
     return Row(**_common(planned, folder), flops={"wasted": spent}, seconds=seconds, **told)
 
 

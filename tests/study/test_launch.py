@@ -192,6 +192,7 @@ def test_failed_rows_are_kept_and_run_again_on_request_only(tmp_path, monkeypatc
     monkeypatch.setattr(launching, "run_recipe", failing)
     report, said = run(wild, tmp_path)
     assert report.rows[0].status == "failed: stage 'mae' diverged at step 3" and len(calls) == 1
+    assert report.rows[0].footprint is None  # it stopped before its folder said where it runs
     body = json.loads((calls[0] / "failed.json").read_text())
     assert body["exit_code"] == 5 and "DivergedError" in body["traceback"]
     report, said = run(wild, tmp_path)
@@ -199,6 +200,15 @@ def test_failed_rows_are_kept_and_run_again_on_request_only(tmp_path, monkeypatc
     monkeypatch.setattr(launching, "run_recipe", real)
     report, _ = run(wild, tmp_path, retry=True)
     assert report.rows[0].status == "ok" and not (calls[0] / "failed.json").exists()
+
+
+def test_what_a_failed_run_computed_has_a_footprint(tmp_path, monkeypatch):
+    wanted = study(finetune=None, scratch=None, transfer_evaluations=(), random=None)
+    wild = dataclasses.replace(wanted, methods={"wild": (stage("mae"),)}, budgets=("1e7",))
+    monkeypatch.setattr(launching, "finished_row", lambda *_: 1 / 0)
+    (row,) = run(wild, tmp_path)[0].rows
+    assert not row.ok and row.seconds["wasted"] > 0 and row.flops["wasted"] > 0 and row.traces
+    assert row.footprint.hours == pytest.approx(row.seconds["wasted"] / 3600) and row.footprint.kg > 0
 
 
 IDS = """

@@ -32,7 +32,7 @@ def test_tables_are_there_without_scripts(chromium, path, tmp_path):
     with open(path, encoding="utf-8") as file:
         source = Page(file.read())
     (seen,), console = chromium.measure(path, (PHONE,), tmp_path, scripts=False)
-    assert seen["tables"] == source.tables and len(source.tables) == 7
+    assert seen["tables"] == source.tables and len(source.tables) == 8
     assert console == []
 
 

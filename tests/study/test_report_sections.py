@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 from test_report import Page
 
+from spendflops.accounts import machines
+from spendflops.accounts.footprint import measured
 from spendflops.study import frontier
 from spendflops.study.points import Report, axes
-from spendflops.study.report import cells, learning, write
+from spendflops.study.report import cells, footprints, learning, text, write
 from spendflops.study.traces import Trace
 
 BUDGETS = (10**12, 4 * 10**12, 16 * 10**12)
@@ -107,6 +109,33 @@ def test_losses_of_two_methods_share_no_panel_and_probes_do(grid):
 
 def test_runs_without_a_curve_have_no_section(study):
     assert learning.section(study.rows) == ""
+
+
+def test_estimates_and_measurements_are_never_one_sum(study):
+    here = machines.Host(kind="cpu", devices=1, cores=2)
+    known = measured(hours=0.5, kwh=0.002, counters="RAPL", machine=machines.parse("this", here=here))
+    rows = [dataclasses.replace(r, measured=known) if r.label == "mae" else
+            dataclasses.replace(r, measured_reason="RAPL: no zone") for r in study.rows]  # fmt: skip
+    page = Page(footprints.section(rows))
+    estimated, counted = page.tables
+    assert estimated[0] == counted[0] == ["Method", "Runs", "Hours", "kWh", "CO2e"]
+    assert [line[:2] for line in counted[1:]] == [["mae", "2"]]
+    alone = [r.footprint for r in rows if r.label == "mae"]
+    line = next(line for line in estimated if line[0] == "mae")
+    assert line[3].startswith(f"{sum(item.kwh for item in alone):.3g}(")
+    assert counted[1][3].startswith(f"{2 * known.kwh:.3g}")
+    total = sum(r.footprint.kg * r.own_share for r in rows)
+    assert estimated[-1][:2] == ["All", "11"] and estimated[-1][4].startswith(text.mass(total))
+    words = " ".join(page.words)
+    assert "8 runs: RAPL: no zone" in words and "the two are never added up" in words and "475 g CO2e/kWh" in words
+
+
+def test_a_sum_with_an_unknown_part_is_unknown(study):
+    unknown = dataclasses.replace(study.rows[1].footprint, kwh=None, kg=None, kg_low=None, watts=None)
+    rows = [dataclasses.replace(study.rows[1], footprint=unknown), *study.rows[2:3]]
+    (table,) = Page(footprints.section(rows)).tables
+    assert table[1][3:] == ["unknown", "unknown"]
+    assert footprints.section([dataclasses.replace(row, footprint=None) for row in rows]) == ""
 
 
 def test_all_sections_are_on_the_page_in_a_browser(grid, chromium, tmp_path):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from spendflops.accounts.footprint import Footprint, total
+from spendflops.accounts.footprint import total
 from spendflops.study.frontier import RULE, Analysis, Crossover, curve_name, varying
 from spendflops.study.labels import by_labels
 from spendflops.study.points import FLOP_KINDS, Report, Row
-from spendflops.study.report import bars, cells, chart, examples, labels, learning, tables, text
+from spendflops.study.report import bars, cells, chart, examples, footprints, labels, learning, tables, text
 from spendflops.study.report.style import CSS
 from spendflops.study.report.text import esc
 
@@ -40,6 +39,7 @@ def page(report: Report, analyses: Sequence[Analysis], folder: pathlib.Path) -> 
         + examples.section(report.rows, folder)
         + _tuning(report)
         + _spent(report)
+        + footprints.section(report.rows)
         + _differences(report)
         + _terms(report)
         + _failures(report)
@@ -59,7 +59,7 @@ def _meta(report: Report) -> str:
     )
     parts.append(f"{text.flops(sum(spent.values()))} FLOPs in all ({text.human(sum(spent.values()))})")
     parts.append(f"{text.duration(sum(sum(r.seconds.values()) * r.own_share for r in report.rows))} of computing")
-    estimates = [_scaled(r.footprint, r.own_share) for r in report.rows if r.footprint]
+    estimates = [footprints.scaled(r.footprint, r.own_share) for r in report.rows if r.footprint]
     if estimates:
         parts.append(f"{text.mass(total(estimates)[2])} CO2e (estimate)")
     measurements = [r.measured for r in report.rows if r.measured]
@@ -67,11 +67,6 @@ def _meta(report: Report) -> str:
         some = "" if len(measurements) == len(report.rows) else f" of {len(measurements)} runs"
         parts.append(f"{text.mass(total(measurements)[2])} CO2e (measurement{some})")
     return f"<p class='meta'>{esc(' · '.join(parts))}</p>"
-
-
-def _scaled(item: Footprint, share: float) -> Footprint:
-    kwh, kg = (None if value is None else value * share for value in (item.kwh, item.kg))
-    return dataclasses.replace(item, hours=item.hours * share, kwh=kwh, kg=kg)
 
 
 def _notes(report: Report, analyses: Sequence[Analysis]) -> str:
@@ -215,9 +210,8 @@ def _terms(report: Report) -> str:
     protocols = "".join(
         f"<dt><code>{esc(name)}</code></dt><dd>{esc(words)}</dd>" for name, words in report.protocols.items()
     )
-    footprints = (item for row in report.rows for item in (row.footprint, row.measured) if item)
-    factors = (sentence for item in footprints for sentence in item.sources)
-    assumptions = "".join(f"<li>{esc(line)}</li>" for line in dict.fromkeys((*report.assumptions, *factors)))
+    told = footprints.factors(report.rows)
+    assumptions = "".join(f"<li>{esc(line)}</li>" for line in report.assumptions if line not in told)
     parts = ["<section><h2>Protocols and assumptions</h2>"]
     if protocols:
         parts.append(f'<div class="box"><h3>Protocols</h3><dl>{protocols}</dl></div>')
