@@ -44,6 +44,10 @@ class ConfigError(SpendflopsError):
     exit_code = 2
 
 
+class InUseError(ConfigError):
+    """Another process works on the same folder."""
+
+
 class PluginError(ConfigError):
     """A plugin is unknown, offered twice, fails to import or breaks its contract."""
 

@@ -19,6 +19,7 @@ import platform
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         errors.DataError: Disk full, read-only, not a directory.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two machines, and threads of one, may write the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -137,7 +139,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Refuses a second process on the same directory. The system drops the lock of a process that is gone.
 
     Raises:
-        errors.ConfigError: Another process works there.
+        errors.InUseError: Another process works there.
         errors.DataError: The folder cannot be written.
     """
     try:
@@ -149,7 +151,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise errors.ConfigError(
+            raise errors.InUseError(
                 f"{folder} is in use by process {file.read() or 'unknown'}",
                 fix="wait for it, or choose another --workdir",
             ) from None

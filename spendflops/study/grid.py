@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 
 from spendflops.accounts import budget as budgets
 from spendflops.contracts import errors
@@ -282,6 +284,11 @@ class Planned:
     tuning: int = 0
 
     @property
+    def parents(self) -> tuple[str, ...]:
+        """Run ids of the rows that it starts from."""
+        return tuple(PurePath(i.run).name for stage in self.recipe.stages for i in stage.init if i.run)
+
+    @functools.cached_property
     def run_id(self) -> str:
         """Deterministic: readable, and a hash of the whole configuration."""
         budget = "" if self.budget is None else str(self.budget)
