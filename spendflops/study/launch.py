@@ -98,11 +98,13 @@ class Launch:
         with StopRequest().listening() as stop:
             while True:
                 rows = agenda.rows(done)
-                if len(rows) != listed:
-                    listed = self._list(agenda, rows)
                 ready, waiting = agenda.left(done)
                 if not ready and not waiting:
+                    self._list(rows, runs=len(rows))
                     return done
+                if len(rows) != listed:
+                    self._list(rows, runs=agenda.total)
+                    listed = len(rows)
                 for planned in ready:
                     row = self._row(planned, claims, f"[{len(done) + 1}/{agenda.total}]")
                     if row is not None:
@@ -113,17 +115,16 @@ class Launch:
                 if stop.signal is not None:
                     raise stop.error(f"{len(done)} of {agenda.total} rows")
 
-    def _list(self, agenda: Agenda, rows: list[Planned]) -> int:
+    def _list(self, rows: list[Planned], *, runs: int) -> None:
         """Writes down which rows there are, for those who look at the folder without the study."""
         names = ("run_id", "label", "kind", "budget", "seed", "dataset", "transfer", "candidate")
         body = {
             "title": self.study.title,
             "command": self.command,
-            "runs": agenda.total,
+            "runs": runs,
             "rows": [{name: getattr(row, name) for name in names} for row in rows],
         }
         write_atomically(self.folder / MANIFEST, json.dumps(body, indent=1))
-        return len(rows)
 
     def _row(self, planned: Planned, claims: Claims, place: str) -> Row | None:
         """The row of a run that has ended, or that is run now; None while it is another worker's."""
