@@ -15,7 +15,7 @@ from absl import flags
 from spendflops.contracts import errors
 
 VERBS = {
-    "study": "run methods x budgets x seeds with their baselines, and write the report",
+    "study": "run methods x budgets x seeds with their baselines; plan, launch, status, retry, report",
     "plan": "print what a run or a study costs, before anything is spent",
     "train": "run one recipe: a method on a model and data, with a FLOP budget",
     "data": "verify, prepare, show or compare data sets",

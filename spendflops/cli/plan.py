@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from spendflops.cli import recipe_flags
+from spendflops.cli import recipe_flags, terms
 from spendflops.contracts import errors
 
 if TYPE_CHECKING:
@@ -29,24 +29,20 @@ def define(known: flags.FlagValues) -> None:
     flags.DEFINE_bool("strict", False, "With --compile: fail where C and B differ by over 1 %.", **kwargs)
     flags.DEFINE_bool("json", False, "Print JSON.", **kwargs)
     flags.DEFINE_enum("root", "Recipe", ["Recipe", "Study"], "What the gin file describes.", **kwargs)
-    flags.DEFINE_string("machine", None, "32xTPUv3@europe-west1, 8xH100, this: hours, kWh and kg there.", **kwargs)
-    flags.DEFINE_float("utilisation", None, "Part of the machine's peak; 0.4, a guess, if not given.", **kwargs)
-    flags.DEFINE_multi_string("speeds", [], "Folder of finished runs: time by a law through their steps.", **kwargs)
-    flags.DEFINE_enum("basis", "estimate", ["estimate", "mlco2"], "How hours become kg.", **kwargs)
-    flags.DEFINE_float("watts", None, "Power of the whole machine, where it is known better.", **kwargs)
+    terms.define(known)
 
 
 def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     """Prints what a run or a study costs."""
     if rest:
         raise errors.ConfigError(f"plan takes flags only, not {rest[0]!r}")
-    terms = _terms(known)
+    priced = terms.read(known)
     base = None if known.gin_file else "recipes/pretrain.gin"
     loaded = recipe_flags.load(known, known.root, base)
     from spendflops.study.report import planned
 
     with _without_collecting():
-        body = (_study if known.root == "Study" else _recipe)(known, loaded.object, terms)
+        body = (_study if known.root == "Study" else _recipe)(known, loaded.object, priced)
     if known.json:
         print(json.dumps(body, indent=1))
         return 0
@@ -68,60 +64,21 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
-def _recipe(known: flags.FlagValues, recipe: Any, terms: Terms | None) -> dict[str, Any]:
+def _recipe(known: flags.FlagValues, recipe: Any, priced: Terms | None) -> dict[str, Any]:
     from spendflops.engine.build import build
     from spendflops.study.plan import cautions, check_counters, plan
 
     built = build(recipe)
     notes = cautions(built, known.objective or "run")
-    body = {**plan(built, compiled=known.compile, terms=terms), "notes": notes}
+    body = {**plan(built, compiled=known.compile, terms=priced), "notes": notes}
     if known.strict:
         check_counters(body["programs"])
     return body
 
 
-def _study(known: flags.FlagValues, study: Any, terms: Terms | None) -> dict[str, Any]:
+def _study(known: flags.FlagValues, study: Any, priced: Terms | None) -> dict[str, Any]:
     if known.compile or known.strict:
         raise errors.ConfigError("--compile and --strict are for one recipe", fix="plan the recipe of one row")
     from spendflops.study.plan_study import plan_study
 
-    return plan_study(study, terms=terms)
-
-
-def _terms(known: flags.FlagValues) -> Terms | None:
-    """How FLOPs become hours and kg; None where no machine is named."""
-    if not known.machine and not known.speeds:
-        for name in ("utilisation", "watts"):
-            if known[name].value is not None:
-                raise errors.ConfigError(f"--{name} without --machine", fix="--machine 8xH100, or --machine this")
-        return None
-    from spendflops.accounts import machines, utilisation
-    from spendflops.accounts.figures import given
-    from spendflops.study.terms import Terms
-
-    options: dict[str, Any] = {"basis": known.basis, "watts": known.watts}
-    if known.utilisation is not None:
-        utilisation.check(known.utilisation)
-        options["utilisation"] = given(known.utilisation)
-    wanted = known.machine or "this"
-    if not known.speeds:
-        host = None
-        if wanted.strip().lower().startswith("this"):
-            from spendflops.engine.host import this_host
-
-            host = this_host()
-        return Terms(machine=machines.parse(wanted, here=host), **options)
-    if not wanted.strip().lower().startswith("this") or known.utilisation is not None:
-        raise errors.ConfigError(
-            "--speeds is about the machine on which these runs ran",
-            why="their time says nothing of another one, and needs no utilisation",
-            fix="--machine this, or this@REGION, and no --utilisation",
-        )
-    from spendflops.accounts.speed import fit
-    from spendflops.study.speeds import timed
-
-    speeds, host = timed(known.speeds)
-    found = fit(speeds)
-    if found.law is None:
-        raise errors.ConfigError(found.reason, fix="more runs, or --machine and --utilisation")
-    return Terms(machine=machines.parse(wanted, here=host), law=found.law, **options)
+    return plan_study(study, terms=priced)

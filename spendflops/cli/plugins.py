@@ -34,7 +34,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
 
 def listing(*, check: bool) -> list[dict[str, str]]:
     """One row a plugin. Without ``check`` nothing is imported."""
-    entries = registry.entries((*registry.GROUPS, "layouts"))
+    entries = registry.entries((*registry.GROUPS, "launchers", "layouts"))
     rows = []
     for entry in entries:
         rivals = [e for e in entries if e.selector == entry.selector and e is not entry]

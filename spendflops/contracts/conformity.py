@@ -12,6 +12,7 @@ REQUIRED = {
     "objectives": ("inputs", "loss", "views", "predict"),
     "datasets": ("info", "source"),
     "evaluators": ("requires", "roles", "protocol", "primary", "preprocess", "step", "result"),
+    "launchers": ("launch",),
     "layouts": ("title", "rules"),
 }
 GIVEN = {
@@ -19,6 +20,7 @@ GIVEN = {
     "objectives": ("backbone", "info", "rngs"),
     "datasets": (),
     "evaluators": (),
+    "launchers": (),
     "layouts": (),
 }
 """Constructor arguments that the core gives; all others are the plugin's own options, bound by gin."""

@@ -82,6 +82,12 @@ def overlaps(study: Study, folder: Path) -> tuple[Overlap, ...]:
         ]
         found = {"of": key, "pairs": pairs}
         write_atomically(folder / OVERLAP, json.dumps(found, indent=1))
+    return counted(folder)
+
+
+def counted(folder: Path) -> tuple[Overlap, ...]:
+    """What was counted in the folder of a study, nothing if nobody has."""
+    found = read_json(folder / OVERLAP) or {"pairs": ()}
     return tuple(Overlap(**pair) for pair in found["pairs"])
 
 

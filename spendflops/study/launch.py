@@ -91,6 +91,22 @@ class Launch:
         self.rows = [done[planned.run_id] for planned in agenda.rows(done)]
         return self._report(notes, shared)
 
+    def look(self) -> Report:
+        """The report of the rows that have ended so far, with a note on the others; runs nothing."""
+        agenda, done = Agenda(self.study), {}
+        while True:
+            ended = {row.run_id: self._ended(row, "") for row in agenda.left(done)[0]}
+            new = {run_id: row for run_id, row in ended.items() if row is not None}
+            if not new:
+                break
+            done |= new
+        self.rows = [done[row.run_id] for row in agenda.rows(done) if row.run_id in done]
+        notes = beforehand.notes(agenda.planned, [build(row.recipe) for row in agenda.planned])
+        left = len(agenda.rows(done)) - len(done)
+        if left:
+            notes = (f"at least {left} of {agenda.total} runs have not ended: what is shown may change", *notes)
+        return self._report(notes, beforehand.counted(self.folder))
+
     def _work(self, agenda: Agenda, claims: Claims) -> dict[str, Row]:
         """Runs rows until there is none left; waits for those of other workers."""
         done: dict[str, Row] = {}

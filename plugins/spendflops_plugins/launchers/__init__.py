@@ -1,0 +1,1 @@
+"""Launchers: where the workers of a study run."""
