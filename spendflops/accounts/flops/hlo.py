@@ -224,7 +224,7 @@ class _Reader:
             if target == "__cudnn$convBackwardFilter":
                 return _conv_flops(instr, self._shape(instr, 0), out, self._shape(instr, 1))
             return _conv_flops(instr, self._shape(instr, 0), self._shape(instr, 1), out)
-        if target.startswith("__cudnn$fmha") and "$f8" not in target:
+        if target.startswith("__cudnn$fmha") and not target.endswith("F8"):
             # Logits are [B, H, Nq, Nk]; queries and values end in their head widths. Forward: logits and output.
             # Backward: logits again, and two products for each of the two.
             logits = math.prod(_numbers(instr.config, '"dimensions":'))

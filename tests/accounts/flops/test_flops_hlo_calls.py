@@ -94,7 +94,10 @@ def test_benign_calls(target):
     assert custom(target, out="()").total == 0
 
 
-@pytest.mark.parametrize("target", ["tpu_custom_call", "their_gemm", "__cudnn$fmhaSoftmaxF8$f8", "__cudnn$norm"])
+@pytest.mark.parametrize(
+    "target",
+    ["tpu_custom_call", "their_gemm", "__cudnn$fmhaSoftmaxF8", "__cudnn$fmhaSoftmaxBackwardF8", "__cudnn$norm"],
+)
 def test_unknown_calls(target):
     cost = custom(target)
     assert cost.total is None
