@@ -2,7 +2,7 @@
 
 With --machine also hours, kWh and kg of CO2e: at a stated part of the machine's peak (--utilisation), or by a power law
 through steps that finished runs have timed on this machine (--speeds, then --machine this). --root Study plans a whole
-study: every run that it would make."""
+study: every run that it would make. --target v3:4x8x1 compiles for TPUs that are not here (extra tpu-plan)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def define(known: flags.FlagValues) -> None:
     recipe_flags.define(known)
     kwargs = {"flag_values": known}
     flags.DEFINE_bool("compile", False, "Also compile: counter C, memory, and D.", **kwargs)
+    flags.DEFINE_string("target", None, "Compile for these TPUs: v3:4x8x1, v5e:4x4; implies --compile.", **kwargs)
     flags.DEFINE_bool("strict", False, "With --compile: fail where C and B differ by over 1 %.", **kwargs)
     flags.DEFINE_bool("json", False, "Print JSON.", **kwargs)
     flags.DEFINE_enum("root", "Recipe", ["Recipe", "Study"], "What the gin file describes.", **kwargs)
@@ -68,17 +69,24 @@ def _recipe(known: flags.FlagValues, recipe: Any, priced: Terms | None) -> dict[
     from spendflops.engine.build import build
     from spendflops.study.plan import cautions, check_counters, plan
 
+    target = None
+    if known.target is not None:
+        from spendflops.engine.target import named
+
+        target = named(known.target)
     built = build(recipe)
     notes = cautions(built, known.objective or "run")
-    body = {**plan(built, compiled=known.compile, terms=priced), "notes": notes}
+    body = {**plan(built, compiled=known.compile, target=target, terms=priced), "notes": notes}
     if known.strict:
         check_counters(body["programs"])
     return body
 
 
 def _study(known: flags.FlagValues, study: Any, priced: Terms | None) -> dict[str, Any]:
-    if known.compile or known.strict:
-        raise errors.ConfigError("--compile and --strict are for one recipe", fix="plan the recipe of one row")
+    if known.compile or known.strict or known.target is not None:
+        raise errors.ConfigError(
+            "--compile, --target and --strict are for one recipe", fix="plan the recipe of one row"
+        )
     from spendflops.study.plan_study import plan_study
 
     return plan_study(study, terms=priced)

@@ -64,6 +64,7 @@ class Program:
         devices: Devices that run it.
         closed_form: Counter A: FLOPs of one call by a formula, where there is one.
         family: Equal for programs that differ in numbers of their optimiser at most, and so in no FLOP; None for none.
+        target: What it is compiled for, where that is not the machine that it would run on (``engine/target.py``).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Program:
     devices: int = 1
     closed_form: int | None = None
     family: Any = None
+    target: str = ""
 
     @functools.cached_property
     def _traced(self) -> Any:
@@ -115,9 +117,9 @@ class Program:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of what is compiled: equal for programs that lower to the same text and take the same trees."""
+        """Hex SHA-256 of what is compiled: equal for programs of one target, text and trees of arguments."""
         # Arguments that a program does not read are not in its text, but an executable still checks their trees.
-        called = f"{self._lowered.in_tree} {self._lowered.in_avals} {self._lowered.as_text()}"
+        called = f"{self._lowered.in_tree} {self._lowered.in_avals} {self._lowered.as_text()}{self.target}"
         return hashlib.sha256(called.encode()).hexdigest()
 
     @functools.cached_property

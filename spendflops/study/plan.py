@@ -15,6 +15,7 @@ from spendflops.contracts import errors
 from spendflops.engine.build import Built, length
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Stage
+from spendflops.engine.target import Target
 from spendflops.parts.schedules import WarmupCosine, WarmupPoly
 from spendflops.study.terms import Terms
 
@@ -34,25 +35,34 @@ class Costs:
         return self._known[program.family]
 
 
-def plan(built: Built, *, compiled: bool = False, terms: Terms | None = None) -> dict[str, Any]:
+def plan(
+    built: Built, *, compiled: bool = False, target: Target | None = None, terms: Terms | None = None
+) -> dict[str, Any]:
     """What a recipe costs.
 
     Args:
         built: The recipe.
         compiled: Also compiles: FLOPs of the compiled program (counter C), memory, the compiler's own figure (D).
+        target: TPUs to compile for; None compiles for this machine.
         terms: How FLOPs become hours, kWh and kg; None leaves them out.
 
     Returns:
         JSON: a row a program, totals by role, how often each data set is seen, the parameters of each stage.
     """
-    rows = [_row(program, calls, role, compiled) for program, calls, role in built.programs()]
+    programs = built.programs()
+    rows = [_row(program, calls, role) for program, calls, role in programs]
+    if compiled or target is not None:
+        # All are moved before the first is compiled: what does not fit together is said at once.
+        moved = [program if target is None else target.program(program) for program, *_ in programs]
+        for row, program in zip(rows, moved, strict=True):
+            row |= _compiled(program, row["flops_per_call"])
     first = rows[0]
-    priced: dict[str, Any] = {}
+    priced: dict[str, Any] = {} if target is None else {"target": target.to_json()}
     if terms is not None:
-        programs = [(program.cost(), calls) for program, calls, _ in built.programs()]
-        priced = {"machine": str(terms.machine), "hours_from": terms.told, "price": terms.price(programs).to_json()}
-        for row, program in zip(rows, programs, strict=True):
-            row["hours"] = terms.price([program]).hours
+        costs = [(program.cost(), calls) for program, calls, _ in programs]
+        priced |= {"machine": str(terms.machine), "hours_from": terms.told, "price": terms.price(costs).to_json()}
+        for row, cost in zip(rows, costs, strict=True):
+            row["hours"] = terms.price([cost]).hours
     return {
         **priced,
         "flops_per_example": first["flops_per_example"],
@@ -93,9 +103,9 @@ def repeats(stage: Stage, seen: int) -> list[dict[str, Any]]:
     ]
 
 
-def _row(program: Program, calls: int, role: str, compiled: bool) -> dict[str, Any]:
+def _row(program: Program, calls: int, role: str) -> dict[str, Any]:
     cost = program.cost()
-    row: dict[str, Any] = {
+    return {
         "program": program.name,
         "role": role,
         "calls": calls,
@@ -110,18 +120,19 @@ def _row(program: Program, calls: int, role: str, compiled: bool) -> dict[str, A
         "counter": cost.counter,
         "closed_form_per_call": program.closed_form,
     }
-    if compiled:
-        hardware, memory = program.cost(hardware=True), program.memory()
-        row |= {
-            "hardware_flops_per_call": hardware.total,
-            "rematted_flops_per_call": hardware.rematted,
-            "unknown": list(hardware.unknown),
-            "hardware_over_model": hardware.total / cost.total if hardware.total is not None and cost.total else None,
-            "hardware_counter": hardware.counter,
-            "raw_compiler_flops": program.raw_flops(),
-            "memory_bytes_per_device": None if memory is None else memory.peak,
-        }
-    return row
+
+
+def _compiled(program: Program, model: int) -> dict[str, Any]:
+    hardware, memory = program.cost(hardware=True), program.memory()
+    return {
+        "hardware_flops_per_call": hardware.total,
+        "rematted_flops_per_call": hardware.rematted,
+        "unknown": list(hardware.unknown),
+        "hardware_over_model": hardware.total / model if hardware.total is not None and model else None,
+        "hardware_counter": hardware.counter,
+        "raw_compiler_flops": program.raw_flops(),
+        "memory_bytes_per_device": None if memory is None else memory.peak,
+    }
 
 
 def check_counters(rows: list[dict[str, Any]], tolerance: float = 0.01) -> None:

@@ -36,6 +36,27 @@ MUTATIONS = (
         f"{FLOPS}/test_flops_jaxpr.py::test_dead_products_vanish",
     ),
     Mutation(
+        "fused attention in 8 bits counts as another",
+        "spendflops/accounts/flops/hlo.py",
+        'target.startswith("__cudnn$fmha") and not target.endswith("F8")',
+        'target.startswith("__cudnn$fmha")',
+        f"{FLOPS}/test_flops_hlo_calls.py::test_unknown_calls",
+    ),
+    Mutation(
+        "programs of two targets share an executable",
+        "spendflops/engine/program.py",
+        "{self._lowered.as_text()}{self.target}",
+        "{self._lowered.as_text()}",
+        "tests/engine/test_target.py::test_programs_of_two_targets_are_two",
+    ),
+    Mutation(
+        "a topology of no chips reaches the library",
+        "spendflops/engine/target.py",
+        r"([1-9]\d*(?:x[1-9]\d*){1,2})",
+        r"(\d+(?:x\d+){1,2})",
+        "tests/engine/test_target.py::test_a_target_that_cannot_be_says_what_can",
+    ),
+    Mutation(
         "biased variance in MAE's targets",
         f"{PLUGINS}/mae.py",
         "ddof=1",

@@ -118,11 +118,15 @@ def test_the_command_line(capsys, tmp_path):
         (["--machine", "H200", "--utilisation", "3"], "a utilisation of 3"),
         (["--machine", "H200", "--speeds", str(tmp_path)], "about the machine on which these runs ran"),
         (["--speeds", str(tmp_path)], "no finished run"),
+        (["--target", "v7x:2x2x1"], "did you mean 'tpu7x'"),
+        (["--machine", "H200@europe-west7"], "unknown region 'europe-west7'"),
+        (["--budget", "1e9"], "pays for no step"),
     ):
         assert main([*call, *wrong]) in (2, 3)
         assert reason in capsys.readouterr().err
-    assert main(["plan", "--root", "Study", "--gin_file", "studies/smoke.gin", "--compile"]) == 2
-    assert "for one recipe" in capsys.readouterr().err
+    for wrong in (["--compile"], ["--target", "v3:4x8x1"]):
+        assert main(["plan", "--root", "Study", "--gin_file", "studies/smoke.gin", *wrong]) == 2
+        assert "for one recipe" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -18,6 +18,10 @@ def recipe(body: Mapping[str, Any], name: str) -> str:
     )
     for row in body["programs"]:
         lines += _program(row)
+    if target := body.get("target"):
+        versions = ", ".join(f"{name} {version}" for name, version in target["versions"].items())
+        what = f"{target['devices']} devices, {target['kind']}"
+        lines.append(f"  compiled for {target['topology']}: {what}; nothing ran ({versions})")
     for row in body["data"]:
         lines.append(
             f"  data: {row['stage']} sees {row['seen']:,} examples of {row['data']} ({row['examples']:,}): "
@@ -60,11 +64,12 @@ def _program(row: Mapping[str, Any]) -> list[str]:
         lines.append(f"    {text.duration(row['hours'] * 3600)}")
     if "hardware_flops_per_call" in row:
         memory, hardware = row["memory_bytes_per_device"], row["hardware_flops_per_call"]
+        known = f"{hardware:,} FLOPs (C/B {row['hardware_over_model']})" if hardware is not None else "unknown FLOPs"
         lines.append(
-            f"    compiled: {hardware if hardware is None else format(hardware, ',')} FLOPs (C/B "
-            f"{row['hardware_over_model']}), compiler's own figure {row['raw_compiler_flops']}, "
+            f"    compiled: {known}, compiler's own figure {row['raw_compiler_flops']}, "
             f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB a device'}"
         )
+        lines += [f"    not counted: {name}" for name in row["unknown"]]
     return lines
 
 
