@@ -1,11 +1,11 @@
 """spendflops study [run] --gin_file gin/studies/quickstart.gin --workdir runs/quickstart
 
-    study run     works on the rows of a study until none is left; any number of such workers may share a folder
-    study plan    prints what the study costs, before anything is spent
-    study launch  says what the study costs, asks, and starts workers: on this machine, or as Slurm jobs
-    study status  FOLDER: how far the study is
-    study retry   FOLDER [RUN ...]: lets failed rows run again
-    study report  FOLDER: writes the report of the rows that are finished"""
+study run     works on the rows of a study until none is left; any number of such workers may share a folder
+study plan    prints what the study costs, before anything is spent
+study launch  says what the study costs, asks, and starts workers: on this machine, or as Slurm jobs
+study status  FOLDER: how far the study is
+study retry   FOLDER [RUN ...]: lets failed rows run again
+study report  FOLDER: writes the report of the rows that are finished"""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ _STAGES: dict[Any, BuiltStage] = {}
 
 def build_stage(stage: Stage) -> BuiltStage:
     """The stage's abstract model and programs. Equal descriptions share one, hence one compilation."""
-    wanted = {"name", "objective", "backbone", "views", "batch_size", "optimizer"}
+    wanted = {"name", "objective", "backbone", "views", "batch_size", "accumulate", "optimizer"}
     fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name in wanted}
     views_of = {"info": stage.dataset.info, "devices": jax.device_count(), "label": stage.label}
     key = (json.dumps(describe({**fields, **views_of}), sort_keys=True), *_classes(stage))
@@ -100,10 +100,11 @@ def build_stage(stage: Stage) -> BuiltStage:
 
 
 def _build_stage(stage: Stage) -> BuiltStage:
-    sharding.check_batch(stage.batch_size)
+    sharding.check_batch(stage.batch_size, parts=stage.accumulate)
     definition = _definition(stage)
     objective = definition.example
     _check_objective(objective, stage)
+    _check_accumulation(definition, stage)
     spec = input_spec(objective, stage.dataset.info)
     views = type(objective).views() if stage.views is None else stage.views
     if not isinstance(views, Views):
@@ -121,7 +122,7 @@ def _build_stage(stage: Stage) -> BuiltStage:
         spec=spec,
         inputs=inputs,
         init=Program(name=f"{stage.label}/init", fn=init, args=(key,), examples=0, devices=jax.device_count()),
-        train=training(stage.label, definition, stage.optimizer, inputs, batch_size=stage.batch_size),
+        train=training(stage, definition, inputs),
     )
 
 
@@ -161,6 +162,19 @@ def _check_objective(objective: Objective, stage: Stage) -> None:
         raise errors.PluginError(f"{type(objective).__name__} does not keep its backbone as self.backbone")
     if objective.teacher and type(objective).teacher_decay is Objective.teacher_decay:
         raise errors.PluginError(f"{type(objective).__name__} has a teacher but no teacher_decay")
+
+
+def _check_accumulation(definition: Definition, stage: Stage) -> None:
+    objective = definition.example
+    trained = any(p.startswith("backbone/") for p in stage.optimizer.trained(definition.params, objective))
+    if stage.accumulate == 1 or not (objective.couples_batch or (objective.backbone.couples_batch and trained)):
+        return
+    who = type(objective if objective.couples_batch else objective.backbone).__name__
+    raise errors.ConfigError(
+        f"stage {stage.label!r} cannot accumulate gradients over {stage.accumulate} micro-batches",
+        why=f"in {who} the examples of a batch meet (negatives, batch statistics): a part of it has another loss",
+        fix="accumulate = 1; to save memory, more devices or backbones.vit.remat = 'blocks'",
+    )
 
 
 def build(recipe: Recipe, *, steps: Mapping[str, int] | None = None) -> Built:

@@ -58,6 +58,7 @@ class Stage:
         dataset, split: The data; ``split`` may name a part: ``"train[0/2]"``, ``"train[:512]"``.
         views: Sample -> inputs; None for the objective's own views with their defaults.
         batch_size: Global.
+        accumulate: Micro-batches that a batch is divided into to save memory; see ``engine.step.train_step``.
         optimizer: With its schedules.
         role: ``"pretrain"``: paid from the recipe's budget; ``"transfer"``: its own ``length`` and its own column.
         share: Part of the budget, for pre-training stages; the shares of a recipe sum to 1.
@@ -80,6 +81,7 @@ class Stage:
     length: str | None = None
     init: tuple[InitFrom, ...] = ()
     skip_broken: int = 0
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

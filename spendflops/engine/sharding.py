@@ -28,12 +28,16 @@ def split() -> NamedSharding:
     return NamedSharding(mesh(), PartitionSpec("data"))
 
 
-def check_batch(size: int) -> None:
-    """Raises a ConfigError for a batch that the devices cannot share evenly."""
-    if size < 1 or size % jax.device_count():
+def check_batch(size: int, *, parts: int = 1) -> None:
+    """Raises a ConfigError for a batch of which the devices cannot share evenly each of ``parts`` micro-batches."""
+    if parts < 1:
+        raise errors.ConfigError(f"accumulate = {parts}", fix="a number of micro-batches, at least 1")
+    shares = jax.device_count() * parts
+    if size < 1 or size % shares:
+        micro = f", in {parts} micro-batches" if parts > 1 else ""
         raise errors.ConfigError(
-            f"batch_size {size} cannot be split over {jax.device_count()} devices",
-            fix=f"a positive multiple of {jax.device_count()}",
+            f"batch_size {size} cannot be split over {jax.device_count()} devices{micro}",
+            fix=f"a positive multiple of {shares}",
         )
 
 

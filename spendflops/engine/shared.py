@@ -11,29 +11,27 @@ import numpy as np
 
 from spendflops.engine import sharding
 from spendflops.engine.describe import canonical, describe
-from spendflops.engine.optim import Optimizer
 from spendflops.engine.program import Program
+from spendflops.engine.recipe import Stage
 from spendflops.engine.state import Definition, begin, flatten
 from spendflops.engine.step import closed_form, train_step
 
 _KNOWN: dict[Any, Program] = {}
 
 
-def training(
-    label: str, definition: Definition, optimizer: Optimizer, inputs: dict[str, Any], *, batch_size: int
-) -> Program:
-    """The training step of a model on inputs of these shapes, in the process's one copy.
+def training(stage: Stage, definition: Definition, inputs: dict[str, Any]) -> Program:
+    """The training step of a stage's model on inputs of these shapes, in the process's one copy.
 
     A step reads nothing but the module, and Flax's description of a module (its classes, its static attributes, the
     shapes of its values) is all of it: where these are equal, so are the programs.
     """
-    same, described = model_on(definition, inputs), describe(optimizer)
+    same, described = model_on(definition, inputs), describe(stage.optimizer)
     if same is None:
-        return _program(label, definition, optimizer, inputs, batch_size, None)
-    key = (label, batch_size, same, canonical(described))
+        return _program(stage, definition, inputs, None)
+    size = (stage.batch_size, stage.accumulate)
+    key = (stage.label, size, same, canonical(described))
     if key not in _KNOWN:
-        family = (batch_size, same, canonical(_without_numbers(described)))
-        _KNOWN[key] = _program(label, definition, optimizer, inputs, batch_size, family)
+        _KNOWN[key] = _program(stage, definition, inputs, (size, same, canonical(_without_numbers(described))))
     return _KNOWN[key]
 
 
@@ -49,10 +47,8 @@ def model_on(definition: Definition, inputs: Mapping[str, Any]) -> Hashable | No
     return found
 
 
-def _program(
-    label: str, definition: Definition, optimizer: Optimizer, inputs: dict[str, Any], batch_size: int, family: Any
-) -> Program:
-    params, stats, objective = definition.params, definition.stats, definition.example
+def _program(stage: Stage, definition: Definition, inputs: dict[str, Any], family: Any) -> Program:
+    params, stats, objective, optimizer = definition.params, definition.stats, definition.example, stage.optimizer
     state = jax.eval_shape(lambda p, s: begin(definition, optimizer, p, s, p), params, stats)
     # Formulas are of a step that trains what the method itself trains.
     own = dataclasses.replace(optimizer, groups=None)
@@ -62,10 +58,10 @@ def _program(
         "steps": sharding.struct((), np.int32, batch=False),
     }
     return Program(
-        name=f"{label}/train",
-        fn=train_step(definition, optimizer),
+        name=f"{stage.label}/train",
+        fn=train_step(definition, optimizer, accumulate=stage.accumulate),
         args=(jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), state), inputs, run),
-        examples=batch_size,
+        examples=stage.batch_size,
         donate=(0,),
         devices=jax.device_count(),
         closed_form=closed_form(definition, inputs) if as_meant else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,19 +17,26 @@ from spendflops.engine.optim import Optimizer
 from spendflops.engine.state import Definition, Tree, copies, flatten, teacher_of, unflatten
 
 
-def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tuple[Tree, dict[str, Array]]]:
+def train_step(
+    definition: Definition, optimizer: Optimizer, *, accumulate: int = 1
+) -> Callable[..., tuple[Tree, dict[str, Array]]]:
     """``(state, batch, run) -> (state, metrics)`` for one step.
 
     ``run`` is ``{"key", "steps"}``: the stage's random key and its length are arguments, so that one compilation serves
     every budget and seed. Metrics are float32 scalars: ``loss``, the objective's own, ``lr``, ``grad_norm``,
     ``health``.
+
+    Args:
+        definition: The model.
+        optimizer: Takes one step a batch.
+        accumulate: Micro-batches that a batch is divided into, one after the other, to hold fewer activations. Of a
+            loss that is a mean over examples, and of statistics that move by such means, the step is the same; metrics
+            are means over the micro-batches, each of which draws random numbers of its own.
     """
     objective = definition.example
     trained = frozenset(optimizer.trained(definition.params, objective))
 
-    def step(state: Tree, batch: Batch, run: Mapping[str, Array]) -> tuple[Tree, dict[str, Array]]:
-        key = jax.random.fold_in(run["key"], state["step"])
-        ctx = Context(key=key, step=state["step"], steps=run["steps"], train=True)
+    def differentiate(state: Tree, batch: Batch, ctx: Context) -> dict[str, Any]:
         flat = flatten(state["params"])
         fixed = {p: x for p, x in flat.items() if p not in trained}
 
@@ -46,13 +54,27 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
 
         moving = {p: flat[p] for p in flat if p in trained}
         (value, (metrics, stats)), gradients = jax.value_and_grad(forward, has_aux=True)(moving)
+        return {"gradients": gradients, "metrics": {**metrics, "loss": value}, "stats": stats}
+
+    def step(state: Tree, batch: Batch, run: Mapping[str, Array]) -> tuple[Tree, dict[str, Array]]:
+        key = jax.random.fold_in(run["key"], state["step"])
+        ctx = Context(key=key, step=state["step"], steps=run["steps"], train=True)
+        if accumulate == 1:
+            found = differentiate(state, batch, ctx)
+        else:
+
+            def part(number: Array, rows: Batch) -> dict[str, Any]:
+                own = dataclasses.replace(ctx, key=jax.random.fold_in(key, number))
+                return differentiate(state, rows, own)
+
+            found = _mean(part, micro_batches(batch, accumulate), accumulate)
 
         with jax.named_scope("update"):
             params, opt, shown = optimizer.update(
-                gradients, state["opt"], state["params"], objective=objective, ctx=ctx
+                found["gradients"], state["opt"], state["params"], objective=objective, ctx=ctx
             )
             if type(objective).project is not Objective.project:
-                module = definition.merge(params, stats)
+                module = definition.merge(params, found["stats"])
                 module.project()
                 params = definition.params_of(module)
             ema = state["ema"]
@@ -60,9 +82,10 @@ def train_step(definition: Definition, optimizer: Optimizer) -> Callable[..., tu
                 decay = objective.teacher_decay(ctx)
                 ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, teacher_of(objective, params))
 
-        new = {"step": state["step"] + 1, "params": params, "stats": stats, "ema": ema, "opt": opt}
+        new = {"step": state["step"] + 1, "params": params, "stats": found["stats"], "ema": ema, "opt": opt}
         # One number to read at every step: it is finite only if both are.
-        return new, {**metrics, "loss": value, **shown, "health": value + shown["grad_norm"]}
+        health = found["metrics"]["loss"] + shown["grad_norm"]
+        return new, {**found["metrics"], **shown, "health": health}
 
     return step
 
@@ -84,6 +107,27 @@ def reads_length(definition: Definition, inputs: Mapping[str, Any]) -> bool:
     program = jax.make_jaxpr(forward)(count, rest)
     _, used = partial_eval.dce_jaxpr(program.jaxpr, True)
     return used[0]
+
+
+def micro_batches(batch: Batch, count: int) -> Batch:
+    """[B ...] to [count B/count ...]: every ``count``-th example, so that a device keeps its rows, however many."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+
+
+def _mean(part: Callable[[Array, Batch], Any], batches: Batch, count: int) -> Any:
+    """The mean of ``part(number, batch)``, summed up one by one; of whole numbers, which are no means, the last."""
+
+    def add(total: Any, given: tuple[Array, Batch]) -> tuple[Any, None]:
+        return jax.tree.map(lambda t, x: t + x if _inexact(x) else x, total, part(*given)), None
+
+    given = jnp.arange(count), batches
+    shapes = jax.eval_shape(part, *jax.tree.map(lambda x: x[0], given))
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), given)
+    return jax.tree.map(lambda x: x / count if _inexact(x) else x, total)
+
+
+def _inexact(x: Array) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.inexact))
 
 
 def closed_form(definition: Definition, inputs: Mapping[str, Any]) -> int | None:

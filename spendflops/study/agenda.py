@@ -113,15 +113,11 @@ class Agenda:
         study, place = self.study, "" if start is None else start.run_id
         seed = study.seeds[0] if start is None else start.seed
         return [
-            self._row(
-                (name, place, candidate), study.transferred, name, start, stage, seed=seed, candidate=candidate
-            )
+            self._row((name, place, candidate), study.transferred, name, start, stage, seed=seed, candidate=candidate)
             for candidate, stage in study.transfers[name].candidates.items()
         ]
 
-    def _transferred(
-        self, name: str, starts: list[Planned | None], stage: Stage, tuning: int = 0
-    ) -> Iterator[Planned]:
+    def _transferred(self, name: str, starts: list[Planned | None], stage: Stage, tuning: int = 0) -> Iterator[Planned]:
         study = self.study
         for start in starts:
             for seed in study.seeded(start, study.transfers[name]):

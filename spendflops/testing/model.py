@@ -111,7 +111,9 @@ class Subject:
         groups = tuple(dataclasses.replace(g, start=None, start_fraction=None) for g, _ in table if g is not optim.REST)
         return optim.adamw(lr=3e-3, b1=B1, b2=0.95, groups=groups)
 
-    def program(self, definition: Definition | None = None, batch_size: int | None = None) -> Program:
+    def program(
+        self, definition: Definition | None = None, batch_size: int | None = None, *, accumulate: int = 1
+    ) -> Program:
         """A new training step: it is traced again."""
         definition = definition or self.definition
         optimizer = self.optimizer(definition)
@@ -123,7 +125,7 @@ class Subject:
         inputs = self.inputs(size)
         return Program(
             name="kit/train",
-            fn=train_step(definition, optimizer),
+            fn=train_step(definition, optimizer, accumulate=accumulate),
             args=(state, inputs, call),
             closed_form=closed_form(definition, inputs),
             examples=size,

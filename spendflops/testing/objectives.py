@@ -277,6 +277,29 @@ def couples_batch(s: Subject) -> None:
 
 
 @needs("loss")
+def accumulates(s: Subject) -> None:
+    """Without ``couples_batch`` every ``Stat`` moves by means over examples: two halves move it as their batch does."""
+    if s.definition.example.couples_batch or not flatten(s.definition.stats):
+        raise Skipped("couples_batch is declared, or there is no Stat")
+    state, program = s.trajectory[0][0], s.program(accumulate=2)
+    whole = s.step(state, s.batches[1])[0]
+    halves, others = (s.step(state, s.batches[1], key=key, program=program)[0] for key in (0, 1))
+    old, one, two, three = (flatten(tree["stats"]) for tree in (state, whole, halves, others))
+    for path in one:
+        moved, off, noise = (
+            float(np.linalg.norm(np.subtract(a[path], b[path], dtype=np.float64)))
+            for a, b in ((one, old), (one, two), (two, three))
+        )
+        # Halves draw other random numbers than their batch, as they do with another key.
+        if off > 1e-3 * moved + 3 * noise:
+            raise CheckFailed(
+                f"{path} moves by {moved:.3g} with a batch, and ends {off:.3g} elsewhere with its two halves",
+                why="the halves' values are averaged, which is right for running means alone",
+                fix="set couples_batch = True (a queue, a variance, a counter of examples)",
+            )
+
+
+@needs("loss")
 def learns(s: Subject) -> None:
     """Thirty steps of Adam on one batch lower the loss."""
     state, losses = s.initial, []
@@ -364,5 +387,5 @@ def predict(s: Subject) -> None:
 
 CHECKS = (
     builds, described, no_random_state, views, views_pure, inputs, state_kept, loss, repeats, randomness, gradients,
-    teacher, targets_state, couples_batch, learns, devices, bfloat16, resumes, *flops.CHECKS, predict,
+    teacher, targets_state, couples_batch, accumulates, learns, devices, bfloat16, resumes, *flops.CHECKS, predict,
 )  # fmt: skip

@@ -457,4 +457,18 @@ MUTATIONS = (
         'told = {"cached": 0,',
         "tests/engine/test_trunk.py::test_the_trunk_is_charged_once",
     ),
+    Mutation(
+        "micro-batches draw the same random numbers",
+        "spendflops/engine/step.py",
+        "key=jax.random.fold_in(key, number))",
+        "key=key)",
+        "tests/engine/test_accumulate.py::test_parts_draw_random_numbers_of_their_own",
+    ),
+    Mutation(
+        "contrastive losses in micro-batches",
+        "spendflops/engine/build.py",
+        "(objective.couples_batch or (",
+        "((",
+        "tests/engine/test_accumulate.py::test_what_couples_a_batch_is_refused_with_the_reason",
+    ),
 )

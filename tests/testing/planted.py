@@ -266,6 +266,18 @@ class BatchStatistics(Sound):
         return super().value((x - x.mean(axis=0)) / (x.std(axis=0) + 0.1), label)
 
 
+@bug("objectives", "accumulates")
+class Counts(Sound):
+    def __init__(self, backbone, *, info, rngs):
+        super().__init__(backbone, info=info, rngs=rngs)
+        self.seen = Stat(jnp.zeros((), jnp.int32))
+
+    def loss(self, batch, targets, ctx):
+        loss = super().loss(batch, targets, ctx)
+        self.seen.set_value(self.seen[...] + len(batch["image"]))
+        return loss
+
+
 @bug("objectives", "learns")
 class Uphill(Sound):
     def value(self, x, label):
