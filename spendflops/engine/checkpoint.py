@@ -1,13 +1,15 @@
-"""Checkpoints of one stage, through Orbax: written whole or not at all, the last good one is restored."""
+"""Checkpoints of a stage, through Orbax: written beside the training, whole or not at all; the last good one counts."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -39,20 +41,53 @@ class Checkpoints:
             create=True,
         )
         logging.set_verbosity(logging.ERROR)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[None] | None = None
         try:
             handler = ocp.StandardCheckpointHandler()
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
         except OSError as error:
             raise storage_error(self.folder, error) from error
 
-    def save(self, step: int, state: Any) -> None:
-        """Saves the state after ``step`` steps.
+    def begin(self, step: int, state: Any) -> None:
+        """Begins to save the state after ``step`` steps, in a thread of its own.
+
+        It waits for the save before, and for a copy of the state in the host's memory: then the state may be given
+        away. Arrays of which this process holds only a part are written before it returns, by all processes together.
 
         Raises:
-            errors.DataError: The disk does not take it. Earlier checkpoints stay.
+            errors.DataError: The disk did not take the save before. Earlier checkpoints stay.
         """
+        self.wait()
         if step in self._manager.all_steps():
             return
+        if all(x.is_fully_addressable for x in jax.tree.leaves(state)):
+            self._running = self._thread.submit(self._write, step, jax.tree.map(np.array, state))
+        else:
+            self._write(step, state)
+
+    def idle(self) -> bool:
+        """Whether nothing is being written.
+
+        Raises:
+            errors.DataError: As :meth:`begin`.
+        """
+        if self._running is not None and self._running.done():
+            self.wait()
+        return self._running is None
+
+    def wait(self) -> None:
+        """Returns when nothing is being written; raises what :meth:`idle` does."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def save(self, step: int, state: Any) -> None:
+        """:meth:`begin` and :meth:`wait`."""
+        self.begin(step, state)
+        self.wait()
+
+    def _write(self, step: int, state: Any) -> None:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self._manager.wait_until_finished()
@@ -66,6 +101,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps at which there is a checkpoint, ascending."""
+        self.wait()
         return sorted(self._manager.all_steps())
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
@@ -128,8 +164,12 @@ class Checkpoints:
             self._manager.delete(later)
 
     def close(self) -> None:
-        """Releases the manager's threads."""
-        self._manager.close()
+        """Waits for what is being written, and releases the threads."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._manager.close()
 
 
 def _digest(folder: Path) -> str:

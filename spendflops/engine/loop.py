@@ -30,6 +30,7 @@ from spendflops.engine.metrics import MetricsLog
 from spendflops.engine.program import translate
 from spendflops.engine.recipe import Recipe, Stage
 from spendflops.engine.rundir import STORAGE, Progress, RunDir, locked, storage_error, write_atomically
+from spendflops.engine.saving import Saving
 from spendflops.engine.state import Tree, inherit, transferred, unflatten
 from spendflops.weights.folder import open_folder
 
@@ -187,7 +188,9 @@ def run_stage(run: Run, index: int) -> None:
         )
         run.log.rewind(stage.label, first)
         if first < steps:
-            state = _train(run, index, state, first, checkpoints, progress, attempt, seconds)
+            how = {"role": stage.role, "program": built.train, "attempt": attempt, "seconds": seconds}
+            with contextlib.closing(Saving(checkpoints, run.ledger, progress, **how)) as saving:
+                state = _train(run, index, state, first, saving)
         elif steps == 0:
             checkpoints.save(0, state)
         accounting.record(run.ledger, stage.role, built.train, last=steps, seconds=seconds)
@@ -229,10 +232,7 @@ def _initial(run: Run, index: int) -> Tree:
     return state
 
 
-def _train(
-    run: Run, index: int, state: Tree, first: int, checkpoints: Checkpoints, progress: Progress, attempt: int,
-    seconds: float,
-) -> Tree:  # fmt: skip
+def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tree:
     stage, built, steps = run.recipe.stages[index], run.built.stages[index], run.built.steps[index]
     source = open_source(stage.dataset, stage.split, built.views.features)
     skips.tell_left_out(run.log, stage.label, source)
@@ -258,7 +258,7 @@ def _train(
     leaves, every = trunk.leaves(stage, steps), run.recipe.checkpoint_every
     earlier = zip(run.built.stages[:index], run.built.steps[:index], strict=True)
     spent_before = sum(b.train.cost().total * n for b, n in earlier)
-    started, metrics = time.perf_counter() - seconds, None
+    metrics = None
     with batches.read(first, steps) as reader:
         for step in range(first, steps):
             waited = time.perf_counter()
@@ -267,7 +267,7 @@ def _train(
             if skipped is not None and skipped.new:
                 skips.tell(run.directory.path, run.log, stage.label, skipped)
             state, new = step_fn(state, batch, call)
-            progress.write(attempt, step + 1, time.perf_counter() - started)
+            saving.reached(step + 1)
             # Looks one step back, so that the device never waits for the host.
             if metrics is not None:
                 _check_finite(metrics, stage, step - 1)
@@ -279,22 +279,15 @@ def _train(
                     done, {n: float(v) for n, v in metrics.items() if n != "health"}, flops=spent_before + done * flops
                 )
                 run.directory.status(state="running", pid=os.getpid(), stage=stage.label, step=done, steps=steps)
-            if last or done == accounting.permanent(done, every=every, leaves=leaves):
+            permanent = last or done == accounting.permanent(done, every=every, leaves=leaves)
+            if permanent or run.stop.signal is not None:
                 _check_finite(metrics, stage, step)
-                checkpoints.save(done, state)
-                taken = time.perf_counter() - started
-                accounting.record(run.ledger, stage.role, built.train, last=done, seconds=taken)
-                started = time.perf_counter()
-                progress.write(attempt, done, 0.0)
-            elif run.stop.signal is not None:
-                _check_finite(metrics, stage, step)
-                checkpoints.save(done, state)
+                saving.save(done, state, row=permanent)
             try:
                 # Their time is not the stage's.
-                started += take(done, state, flops=spent_before + done * flops)
+                saving.excuse(take(done, state, flops=spent_before + done * flops))
             except errors.DivergedError:
-                taken = time.perf_counter() - started
-                accounting.record(run.ledger, stage.role, built.train, last=done, seconds=taken)
+                saving.count(done)
                 raise
             if run.stop.signal is not None and not last:
                 raise run.stop.error(f"{stage.label} step {done} of {steps}")

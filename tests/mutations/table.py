@@ -471,4 +471,18 @@ MUTATIONS = (
         "((",
         "tests/engine/test_accumulate.py::test_what_couples_a_batch_is_refused_with_the_reason",
     ),
+    Mutation(
+        "a checkpoint is written from memory that the next step takes",
+        "spendflops/engine/checkpoint.py",
+        "jax.tree.map(np.array, state)",
+        "state",
+        "tests/engine/test_saving.py::test_what_is_saved_is_the_state_before_the_next_step",
+    ),
+    Mutation(
+        "a row of the ledger before its checkpoint is whole",
+        "spendflops/engine/saving.py",
+        "if self._due is not None and self._checkpoints.idle():",
+        "if self._due is not None:",
+        "tests/engine/test_saving.py::test_a_row_is_written_once_its_checkpoint_is_whole",
+    ),
 )

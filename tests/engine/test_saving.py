@@ -1,0 +1,99 @@
+"""Checkpoints beside the training: what is saved is the state as it was, and no row is written before it is whole."""
+
+import contextlib
+import threading
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spendflops.accounts.ledger import Ledger
+from spendflops.contracts.errors import DataError
+from spendflops.engine import accounting
+from spendflops.engine.checkpoint import Checkpoints, abstract
+from spendflops.engine.rundir import Progress
+from spendflops.engine.saving import Saving
+
+
+class Held(Checkpoints):
+    """Writes only once it is allowed to."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.allowed = threading.Event()
+
+    def _write(self, step, state):
+        self.allowed.wait(30)
+        super()._write(step, state)
+
+
+class Full(Checkpoints):
+    """Its disk is full."""
+
+    def _write(self, step, state):
+        raise DataError("no space")
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A program of 5 FLOPs."""
+    made = lambda role, program, first, last: {  # noqa: E731
+        "program": program.name, "role": role, "calls": last - first, "first": first, "last": last, "flops": 5,
+        "phases": {"forward": 5}, "hardware_flops": 5, "counter": "B", "target": "cpu", "note": "",
+    }  # fmt: skip
+    monkeypatch.setattr(accounting, "entry", made)
+    return types.SimpleNamespace(name="mae")
+
+
+def saving(checkpoints, folder, program):
+    ledger, progress = Ledger(folder / "ledger.jsonl"), Progress(folder / "progress")
+    how = {"role": "pretrain", "program": program, "attempt": 1, "seconds": 0.0}
+    return ledger, Saving(checkpoints, ledger, progress, **how)
+
+
+def test_what_is_saved_is_the_state_before_the_next_step(tmp_path):
+    step = jax.jit(lambda state: {"x": state["x"] + 1}, donate_argnums=0)
+    with contextlib.closing(Held(tmp_path)) as checkpoints:
+        state = step({"x": jnp.zeros(1000)})
+        like = abstract(state)
+        checkpoints.begin(1, state)
+        assert not checkpoints.idle()
+        for _ in range(5):
+            state = step(state)
+        checkpoints.allowed.set()
+        done, found = checkpoints.restore(like)
+    assert done == 1 and float(state["x"][0]) == 6
+    np.testing.assert_array_equal(found["x"], np.ones(1000))
+
+
+def test_a_row_is_written_once_its_checkpoint_is_whole(tmp_path, program):
+    checkpoints = Held(tmp_path / "checkpoints")
+    ledger, saves = saving(checkpoints, tmp_path, program)
+    saves.reached(2)
+    saves.save(2, {"x": jnp.zeros(3)}, row=True)
+    saves.reached(3)
+    assert ledger.steps("mae") == 0
+    checkpoints.allowed.set()
+    checkpoints.wait()
+    saves.reached(4)
+    assert ledger.steps("mae") == 2
+    # The next one, and one without a row.
+    saves.save(4, {"x": jnp.zeros(3)}, row=True)
+    saves.save(5, {"x": jnp.zeros(3)}, row=False)
+    saves.close()
+    assert [(entry.first, entry.last) for entry in ledger.entries] == [(0, 2), (2, 4)]
+    assert checkpoints.steps() == [4, 5]
+    checkpoints.close()
+
+
+def test_a_disk_that_does_not_take_it_is_told_at_the_next_step(tmp_path, program):
+    checkpoints = Full(tmp_path / "checkpoints")
+    ledger, saves = saving(checkpoints, tmp_path, program)
+    saves.save(2, {"x": jnp.zeros(3)}, row=True)
+    with pytest.raises(DataError, match="no space"):
+        for _ in range(1000):
+            saves.reached(3)
+    assert ledger.steps("mae") == 0
+    checkpoints.close()
