@@ -22,6 +22,7 @@ CORE = {
     "Study": "spendflops.study.grid:Study",
     "Transfer": "spendflops.study.transfers:Transfer",
     "sweep": "spendflops.study.transfers:sweep",
+    "halving": "spendflops.study.halving:Rule",
     "optim.adamw": "spendflops.engine.optim:adamw",
     "optim.sgd": "spendflops.engine.optim:sgd",
     "optim.lars": "spendflops.engine.optim:lars",

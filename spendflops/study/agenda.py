@@ -9,6 +9,7 @@ from typing import Any
 from spendflops.accounts import budget as budgets
 from spendflops.engine.build import build_stage, resolve
 from spendflops.engine.recipe import Stage
+from spendflops.study import rungs
 from spendflops.study.grid import Planned, Study, longest
 from spendflops.study.points import Row
 
@@ -52,8 +53,22 @@ class Agenda:
         """The rows that can be run now, and whether there are others that wait for what they start from."""
         left = [row for row in self.rows(done) if row.run_id not in done]
         known = {row.run_id for row in self.planned}
-        ready = [row for row in left if all(parent in done or parent not in known for parent in row.parents)]
+        ready = [
+            row
+            for row in left
+            if all(parent in done or parent not in known for parent in row.parents)
+            and not rungs.waits(self.study, row, self.planned, done)
+        ]
         return ready, len(ready) < len(left)
+
+    def stopped(self, done: Done) -> dict[str, str]:
+        """Run id -> why a row is not worth its FLOPs, as far as is known."""
+        return rungs.stopped(self.study, self.planned, done)
+
+    def trunk(self, row: Planned, done: Done) -> str | None:
+        """Id of the row from whose trunk a row goes on; None for none."""
+        before = rungs.shorter(self.study, row, self.planned)
+        return next((p.run_id for p in before if p.run_id in done and done[p.run_id].ok), None)
 
     def _best_and_scratch(self, done: Done) -> Iterator[Planned]:
         """The fine-tune of the best, once all are there, and training from scratch for the same total."""

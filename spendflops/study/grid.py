@@ -13,6 +13,7 @@ from spendflops.contracts import errors
 from spendflops.contracts.dataset import Dataset
 from spendflops.engine.describe import digest
 from spendflops.engine.recipe import Evaluation, Probe, Recipe, Stage
+from spendflops.study.halving import Rule
 from spendflops.study.points import SCRATCH
 from spendflops.study.transfers import Transfer, from_row
 
@@ -32,6 +33,10 @@ class Study:
             nothing is trained from scratch for the same total.
         lengths: ``"DATASET"`` or ``"METHOD/DATASET"``, which wins -> budgets of these cells in the place of
             ``budgets``, steps among them; none leaves the cells out. Not beside ``finetune`` and ``scratch``.
+        trunks: Labels of methods whose lengths are read off one trunk: each goes on from the end of the constant rate
+            of the one before, and is the run that it would have been alone (:mod:`spendflops.engine.trunk`).
+        halving: Stops methods, after each length, that are behind by ``primary``; None runs everything.
+        first_compared: Label -> the budget before which a method is not compared.
         seeds: Of pre-training.
         evaluations: Frozen scores of every row.
         random: Stages that are built and not trained: the score of a random backbone. None leaves the baseline out.
@@ -57,6 +62,9 @@ class Study:
     datasets: Mapping[str, Dataset] = dataclasses.field(default_factory=dict)
     overlays: Mapping[str, tuple[Stage, ...]] = dataclasses.field(default_factory=dict)
     lengths: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    trunks: tuple[str, ...] = ()
+    halving: Rule | None = None
+    first_compared: Mapping[str, str] = dataclasses.field(default_factory=dict)
     random: tuple[Stage, ...] | None = None
     finetune: Stage | None = None
     scratch: Stage | None = None
@@ -93,6 +101,7 @@ class Study:
             )
         self._check_lengths([*known, *self.datasets])
         self._check_continued()
+        self._check_rungs()
         for name, transfer in self.transfers.items():
             for method in transfer.methods:
                 if method not in self.methods:
@@ -134,6 +143,34 @@ class Study:
                     why="it is paid apart from the budget, starts from a row, and on data of its own",
                     fix="Stage.role = 'transfer', no Stage.init for its first stage, and no Study.datasets",
                 )
+
+    def _check_rungs(self) -> None:
+        for label in (*self.trunks, *self.first_compared):
+            if label not in self.methods:
+                raise errors.ConfigError(
+                    f"Study.{'trunks' if label in self.trunks else 'first_compared'} names {label!r}"
+                    f"{errors.suggest(label, list(self.methods))}",
+                    why=f"the methods are {', '.join(self.methods)}",
+                )
+        after = {*self.continued, *self.continued.values()}
+        if self.halving is not None and (after or not self.primary):
+            raise errors.ConfigError(
+                "Study.halving where rows continue others, or nothing is scored",
+                why="what is stopped has no rows to continue, and methods are compared by Study.primary",
+                fix="leave Study.halving out, or name a Study.primary and no Study.continued",
+            )
+        if self.trunks and (self.probes or set(self.trunks) & set(self.continued)):
+            raise errors.ConfigError(
+                f"Study.trunks beside {'Study.probes' if self.probes else 'a method that continues another'}",
+                why="a trunk is trained once, from a new model: what follows it is not probed, and continues nothing",
+                fix="leave the method out of Study.trunks, or Study.probes out",
+            )
+        given = (*self.budgets, *(b for each in self.lengths.values() for b in each), *self.first_compared.values())
+        units = {budgets.parse(budget).unit for budget in given}
+        if self.halving is not None and units != {"flops"}:
+            raise errors.ConfigError(
+                f"Study.halving with lengths in {', '.join(sorted(units))}", why="methods are compared at equal FLOPs"
+            )
 
     @property
     def largest(self) -> str:

@@ -7,7 +7,7 @@ first comparison point, the FLOPs from which its score counts. Curves cross, and
 mistake: ``margin`` and ``per_method`` keep more.
 
 Everything here is a function of curves that were recorded, or are made up: what would have been run, what it would have
-cost, and whether the front would be the same.
+cost, and whether the front would be the same. A study that is running takes its decisions by the same :class:`Rule`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,48 @@ from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.study.frontier.curves import COST_TOLERANCE, Point, curves
 from spendflops.study.frontier.envelope import method_of
 from spendflops.study.frontier.pareto import non_dominated
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Which of the arms that are compared run no further.
+
+    Attributes:
+        reduction: Of the arms that are compared at a rung, one in ``reduction`` goes on, rounded up.
+        margin: Arms whose score is less than this below the last one that goes on go on as well.
+        per_method: So many arms of every method go on in any case.
+    """
+
+    reduction: float = 2.0
+    margin: float = 0.0
+    per_method: int = 0
+
+    def __post_init__(self) -> None:
+        if self.reduction <= 1 or self.margin < 0 or self.per_method < 0:
+            raise ConfigError(
+                f"halving with reduction {self.reduction:g}, margin {self.margin:g} and {self.per_method} a method",
+                why="it keeps everything or nothing",
+                fix="a reduction above 1, and neither of the others below 0",
+            )
+
+    def stopped(self, scores: Mapping[str, float], methods: Mapping[str, str]) -> list[str]:
+        """The arms that run no further, best first.
+
+        Args:
+            scores: By name of the arm, larger is better.
+            methods: Name -> method.
+        """
+        ranked = sorted(scores, key=lambda name: (-scores[name], name))
+        going = math.ceil(len(ranked) / self.reduction)
+        kept: dict[str, int] = {}
+        found = []
+        for place, name in enumerate(ranked):
+            near = scores[name] > scores[ranked[going - 1]] - self.margin
+            if place < going or near or kept.get(methods[name], 0) < self.per_method:
+                kept[methods[name]] = kept.get(methods[name], 0) + 1
+            else:
+                found.append(name)
+        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,29 +159,23 @@ def arms(points: Sequence[Point], first: Mapping[str, float] | None = None) -> l
 
 def halve(
     candidates: Sequence[Arm],
+    rule: Rule = Rule(),
     *,
-    reduction: float = 2.0,
-    margin: float = 0.0,
-    per_method: int = 0,
     cooldown: float | None = None,
 ) -> Halving:
     """Successive halving over the lengths of the arms.
 
     Args:
         candidates: With scores of which larger is better.
-        reduction: Of the arms that are compared at a rung, one in ``reduction`` goes on, rounded up.
-        margin: Arms whose score is less than this below the last one that goes on go on as well.
-        per_method: So many arms of every method go on in any case.
+        rule: Which go on.
         cooldown: The share of each length that is a branch of its own, if the lengths of an arm share a trunk
             (:func:`branches`); None for a run of its own a length.
 
     Raises:
-        ConfigError: Two arms of one name, or a reduction that keeps everything or nothing.
+        ConfigError: Two arms of one name.
     """
     if len({arm.name for arm in candidates}) != len(candidates) or not candidates:
         raise ConfigError("arms need names of their own", why=", ".join(arm.name for arm in candidates) or "no arms")
-    if reduction <= 1 or margin < 0 or per_method < 0:
-        raise ConfigError(f"halving with reduction {reduction:g}, margin {margin:g} and {per_method} a method")
     lengths = _lengths(candidates)
     running = {arm.name: arm for arm in candidates}
     paid: dict[str, list[float]] = {arm.name: [] for arm in candidates}
@@ -149,9 +185,8 @@ def halve(
         for name in here:
             paid[name].append(length)
         compared = sorted(here, key=lambda name: (-here[name], name))
-        stopped = _stopped(compared, here, running, reduction, margin, per_method)
-        if place == len(lengths) - 1:
-            stopped = []
+        last = place == len(lengths) - 1
+        stopped = [] if last else rule.stopped(here, {name: arm.method for name, arm in running.items()})
         waiting = tuple(name for name in running if name not in compared)
         rungs.append(Rung(flops=length, compared=tuple(compared), stopped=tuple(stopped), waiting=waiting))
         for name in stopped:
@@ -208,30 +243,6 @@ def _score(arm: Arm, length: float) -> float | None:
     """The score of the arm's run of a length, from its first comparison point on."""
     near = [x for x in arm.scores if max(length, arm.first) <= x <= length * (1 + COST_TOLERANCE)]
     return arm.scores[min(near)] if near else None
-
-
-def _stopped(
-    compared: Sequence[str],
-    scores: Mapping[str, float],
-    running: Mapping[str, Arm],
-    reduction: float,
-    margin: float,
-    per_method: int,
-) -> list[str]:
-    """Those of the compared that run no further."""
-    if not compared:
-        return []
-    going = math.ceil(len(compared) / reduction)
-    bar = scores[compared[going - 1]] - margin
-    kept: dict[str, int] = {}
-    stopped = []
-    for place, name in enumerate(compared):
-        method = running[name].method
-        if place < going or scores[name] > bar or kept.get(method, 0) < per_method:
-            kept[method] = kept.get(method, 0) + 1
-        else:
-            stopped.append(name)
-    return stopped
 
 
 def _front(runs: Sequence[tuple[str, float]], scores: Mapping[tuple[str, float], float]) -> set[tuple[str, float]]:

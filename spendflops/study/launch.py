@@ -22,12 +22,12 @@ from spendflops.engine.build import build
 from spendflops.engine.feature_cache import FeatureCache
 from spendflops.engine.loop import StopRequest, run_recipe
 from spendflops.engine.rundir import read_json, storage_error, write_atomically
-from spendflops.study import beforehand, failures
+from spendflops.study import beforehand, failures, rungs
 from spendflops.study.agenda import Agenda
 from spendflops.study.claims import Claims
 from spendflops.study.grid import Planned, Study
 from spendflops.study.points import Overlap, Report, Row
-from spendflops.study.results import failed_row, finished_row
+from spendflops.study.results import failed_row, finished_row, stopped_row
 from spendflops.study.status import MANIFEST, ROWS
 
 CITATION = "Koppula et al. 2022, Where Should I Spend My FLOPS?, arXiv 2209.15589"
@@ -76,6 +76,7 @@ class Launch:
             raise storage_error(self.folder, error) from error
         agenda = Agenda(self.study, say=self.say)
         recipes = [build(row.recipe) for row in agenda.planned]
+        rungs.check(self.study, agenda.planned, recipes)
         preflight.check_data(*recipes, *beforehand.later(self.study))
         notes = beforehand.notes(agenda.planned, recipes)
         for note in notes:
@@ -89,19 +90,20 @@ class Launch:
             failures.clear(self.folder / ROWS, reason="--retry")
         done = self._work(agenda, self.claims or Claims(self.folder))
         self.rows = [done[planned.run_id] for planned in agenda.rows(done)]
-        return self._report(notes, shared)
+        return self._report((*notes, *_halved(agenda, done)), shared)
 
     def look(self) -> Report:
         """The report of the rows that have ended so far, with a note on the others; runs nothing."""
         agenda, done = Agenda(self.study), {}
         while True:
             ended = {row.run_id: self._ended(row, "") for row in agenda.left(done)[0]}
-            new = {run_id: row for run_id, row in ended.items() if row is not None}
+            new = {run_id: row for run_id, row in ended.items() if row is not None} | self._stopped(agenda, done)
             if not new:
                 break
             done |= new
         self.rows = [done[row.run_id] for row in agenda.rows(done) if row.run_id in done]
         notes = beforehand.notes(agenda.planned, [build(row.recipe) for row in agenda.planned])
+        notes = (*notes, *_halved(agenda, done))
         left = len(agenda.rows(done)) - len(done)
         if left:
             notes = (f"at least {left} of {agenda.total} runs have not ended: what is shown may change", *notes)
@@ -110,19 +112,22 @@ class Launch:
     def _work(self, agenda: Agenda, claims: Claims) -> dict[str, Row]:
         """Runs rows until there is none left; waits for those of other workers."""
         done: dict[str, Row] = {}
-        listed = 0
+        listed = (0, 0)
         with StopRequest().listening() as stop:
             while True:
+                done |= self._stopped(agenda, done)
                 rows = agenda.rows(done)
                 ready, waiting = agenda.left(done)
                 if not ready and not waiting:
-                    self._list(rows, runs=len(rows))
+                    self._list(rows, agenda.stopped(done), runs=len(rows))
                     return done
-                if len(rows) != listed:
-                    self._list(rows, runs=agenda.total)
-                    listed = len(rows)
+                halved = agenda.stopped(done)
+                if (len(rows), len(halved)) != listed:
+                    self._list(rows, halved, runs=agenda.total)
+                    listed = (len(rows), len(halved))
                 for planned in ready:
-                    row = self._row(planned, claims, f"[{len(done) + 1}/{agenda.total}]")
+                    place = f"[{len(done) + 1}/{agenda.total}]"
+                    row = self._row(planned, claims, place, shorter=agenda.trunk(planned, done))
                     if row is not None:
                         done[planned.run_id] = row
                         break
@@ -131,19 +136,42 @@ class Launch:
                 if stop.signal is not None:
                     raise stop.error(f"{len(done)} of {agenda.total} rows")
 
-    def _list(self, rows: list[Planned], *, runs: int) -> None:
+    def _stopped(self, agenda: Agenda, done: Mapping[str, Row]) -> dict[str, Row]:
+        """The rows that are not worth their FLOPs, and are not there yet; what had finished before is shown."""
+        why = {run_id: reason for run_id, reason in agenda.stopped(done).items() if run_id not in done}
+        found = {}
+        for planned in (p for p in agenda.planned if p.run_id in why):
+            folder = self.folder / ROWS / planned.run_id
+            result = read_json(folder / "result.json")
+            if result is None:
+                self.say(f"{planned.run_id}: stopped, {why[planned.run_id]}")
+                found[planned.run_id] = stopped_row(planned, folder, why[planned.run_id])
+            else:
+                found[planned.run_id] = finished_row(planned, folder, result)
+        return found
+
+    def _list(self, rows: list[Planned], halved: Mapping[str, str], *, runs: int) -> None:
         """Writes down which rows there are, for those who look at the folder without the study."""
         names = ("run_id", "label", "kind", "budget", "seed", "dataset", "transfer", "candidate")
         body = {
             "title": self.study.title,
             "command": self.command,
             "runs": runs,
-            "rows": [{name: getattr(row, name) for name in names} for row in rows],
+            "rows": [
+                {**{name: getattr(row, name) for name in names}, "halved": halved.get(row.run_id, "")} for row in rows
+            ],
         }
         write_atomically(self.folder / MANIFEST, json.dumps(body, indent=1))
 
-    def _row(self, planned: Planned, claims: Claims, place: str) -> Row | None:
-        """The row of a run that has ended, or that is run now; None while it is another worker's."""
+    def _row(self, planned: Planned, claims: Claims, place: str, *, shorter: str | None) -> Row | None:
+        """The row of a run that has ended, or that is run now; None while it is another worker's.
+
+        Args:
+            planned: What is run.
+            claims: Of all workers.
+            place: Its number, for the user.
+            shorter: Id of the row from whose trunk it goes on.
+        """
         found = self._ended(planned, place)
         if found is not None or self._busy.get(planned.run_id, 0.0) > time.monotonic():
             return found
@@ -157,7 +185,7 @@ class Launch:
                 return found
             self.say(f"{place} {planned.run_id}")
             try:
-                return self._attempt(planned)
+                return self._attempt(planned, shorter)
             except errors.InUseError as error:
                 self._busy[planned.run_id] = time.monotonic() + claims.patience
                 self.say(f"  {error.what}: left to it")
@@ -175,7 +203,7 @@ class Launch:
         self.say(f"{place} {planned.run_id}: failed before ({error['what']}); --retry runs it again")
         return failed_row(planned, folder, error["what"])
 
-    def _attempt(self, planned: Planned) -> Row:
+    def _attempt(self, planned: Planned, shorter: str | None) -> Row:
         folder = self.folder / ROWS / planned.run_id
         try:
             result = run_recipe(
@@ -186,6 +214,7 @@ class Launch:
                 features=self.features,
                 checked=True,
                 region=self.region,
+                shorter=None if shorter is None else f"../{shorter}",
             )
             return finished_row(planned, folder, result)
         except (errors.Preempted, errors.Interrupted, errors.InUseError):
@@ -231,3 +260,8 @@ class Launch:
             command=self.command,
             citation=CITATION,
         )
+
+
+def _halved(agenda: Agenda, done: Mapping[str, Row]) -> tuple[str, ...]:
+    """A note for each method that was stopped."""
+    return tuple(f"halving: {why}: it was stopped there" for why in dict.fromkeys(agenda.stopped(done).values()))

@@ -16,7 +16,7 @@ from spendflops.engine.build import Built, length
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Stage
 from spendflops.engine.target import Target
-from spendflops.parts.schedules import WarmupCosine, WarmupPoly
+from spendflops.parts.schedules import WarmupCosine, WarmupPoly, WarmupStableDecay
 from spendflops.study.terms import Terms
 
 
@@ -197,4 +197,4 @@ def _converted(built: Built, conversion: budgets.Conversion, costs: Costs) -> It
 def _warmup(lr: Any, steps: int) -> float | None:
     if isinstance(lr, WarmupCosine):
         return float(lr.warmup(steps))
-    return float(lr.warmup_steps) if isinstance(lr, WarmupPoly) else None
+    return float(lr.warmup_steps) if isinstance(lr, WarmupPoly | WarmupStableDecay) else None

@@ -8,7 +8,9 @@ from typing import Any
 
 from spendflops.accounts import budget as budgets
 from spendflops.accounts.flops import Cost
+from spendflops.engine import trunk
 from spendflops.engine.build import Built, build
+from spendflops.study import rungs
 from spendflops.study.grid import Planned, Study
 from spendflops.study.plan import Costs, cautions, repeats
 from spendflops.study.points import SCRATCH
@@ -23,7 +25,8 @@ class Entry:
 
     Attributes:
         runs: How many: the seeds, or the candidates that are tried.
-        programs: (cost of a call, calls, role) of one run.
+        programs: (cost of a call, calls, role) of one run, without the trunk that a shorter one has paid.
+        trunk: FLOPs of that trunk: with them it is what one run would cost alone.
         steps: Of all its stages.
         examples: That all its stages see.
         repeats: Of the data of which they see most.
@@ -39,6 +42,7 @@ class Entry:
     steps: int
     examples: int
     repeats: float
+    trunk: int = 0
 
     def flops(self, role: str) -> int:
         """Of one run."""
@@ -54,8 +58,11 @@ def entries(study: Study, costs: Costs | None = None) -> Iterator[Entry]:
     """Every run of a study, those that cost the same together: pre-training, then what depends on it."""
     costs = costs or Costs()
     planned = study.pretraining()
+    rungs.check(study, planned, [build(row.recipe) for row in planned])
     for rows in _grouped(planned):
-        yield _entry(rows[0], build(rows[0].recipe), costs, runs=len(rows))
+        entry = _entry(rows[0], build(rows[0].recipe), costs, runs=len(rows))
+        before = rungs.shorter(study, rows[0], planned)
+        yield _branch(entry, build(before[0].recipe)) if before else entry
     yield from _best_and_scratch(study, planned, costs)
     for name in study.transfers:
         yield from _transfers(study, name, planned, costs)
@@ -73,11 +80,20 @@ def plan_study(study: Study, *, terms: Terms | None = None) -> dict[str, Any]:
         if row.kind == "method" and row.seed == study.seeds[0]
         for line in cautions(build(row.recipe), f"{row.label} on {row.dataset}", costs)
     ]
+    if study.halving is not None:
+        notes.append("halving: at most all of these runs are made; how many is not known before they are scored")
     body = {"rows": rows, "runs": sum(e.runs for e in found), "totals": totals, "notes": list(dict.fromkeys(notes))}
     if terms is not None:
         whole = [(cost, calls * e.runs) for e in found for cost, calls, _ in e.programs]
         body |= {"machine": str(terms.machine), "hours_from": terms.told, "price": terms.price(whole).to_json()}
     return body
+
+
+def _branch(entry: Entry, shorter: Built) -> Entry:
+    """The runs that go on from the trunk of a shorter one."""
+    steps = trunk.leaves(shorter.recipe.stages[0], shorter.steps[0]) or 0
+    (cost, calls, role), *rest = entry.programs
+    return dataclasses.replace(entry, programs=((cost, calls - steps, role), *rest), trunk=steps * (cost.total or 0))
 
 
 def _grouped(planned: Sequence[Planned]) -> list[list[Planned]]:
@@ -183,6 +199,7 @@ def _row(entry: Entry, terms: Terms | None) -> dict[str, Any]:
         "repeats": entry.repeats,
         "flops_per_step": None if train is None else train.total,
         **{role: entry.flops(role) for role in ROLES},
+        "trunk": entry.trunk,
         "total": entry.total,
     }
     if terms is not None:

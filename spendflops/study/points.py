@@ -122,7 +122,7 @@ class Row:
             that only transfers.
         epochs: How often the pre-training data were seen, on average; ``None`` for endless data.
         seconds: Wall time by kind (``FLOP_KINDS``); like ``flops``, ``pretrain`` of a transfer row is the parent's.
-        status: ``"ok"`` or ``"failed: reason"``.
+        status: ``"ok"``, ``"failed: reason"``, or ``"stopped: reason"`` for what was not worth its FLOPs.
         footprint: Of all of ``seconds``, estimated.
         measured: Of this run alone, by counters; None with a ``measured_reason``.
         parent: The run that it starts from, whose FLOPs are its ``pretrain``.
@@ -133,6 +133,9 @@ class Row:
         pictures: What its evaluations kept to be looked at.
         traces: What it said while it trained.
         cached: FLOPs within ``evaluate`` that an earlier pass spent, whose outputs were kept.
+        trunk: FLOPs within ``pretrain`` that a shorter run spent, from whose trunk this one went on: the others are
+            what this length cost the study, all of them what it would have cost alone.
+        trunk_seconds: Within ``seconds``, likewise.
         settings: Options by name, for the table of what differs; values are printed with ``str``.
         folder: The run directory.
     """
@@ -165,6 +168,8 @@ class Row:
     labelled: int | None = None
     tuning: int = 0
     cached: int = 0
+    trunk: int = 0
+    trunk_seconds: float = 0.0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: str = ""
@@ -188,6 +193,17 @@ class Row:
         """Whether the run finished."""
         return self.status == "ok"
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was not worth its FLOPs."""
+        return self.status.startswith("stopped:")
+
+    @property
+    def marginal(self) -> int | None:
+        """FLOPs of :meth:`cost` without those of its trunk, which a shorter run spent."""
+        cost = self.cost()
+        return None if cost is None else cost - self.trunk
+
     def cost(self, which: Cost = "paid") -> int | None:
         """FLOPs on the axis: ``paid`` is pre-training + transfer. ``None`` if a part is unknown."""
         parts = [self.flops.get(kind, 0) for kind in (("pretrain",) if which == "pretrain" else FLOP_KINDS[:2])]
@@ -197,7 +213,7 @@ class Row:
         """FLOPs of a kind that this run spent itself: the parent of a transfer row has a row of its own."""
         if kind == "pretrain" and self.follows:
             return 0
-        return (self.flops.get(kind) or 0) - (self.cached if kind == "evaluate" else 0)
+        return (self.flops.get(kind) or 0) - {"evaluate": self.cached, "pretrain": self.trunk}.get(kind, 0)
 
     @property
     def follows(self) -> bool:
@@ -208,8 +224,8 @@ class Row:
     def own_share(self) -> float:
         """The part of ``seconds`` (and of the footprint) that this run spent itself."""
         total = sum(self.seconds.values())
-        parent = self.seconds.get("pretrain", 0.0) if self.follows else 0.0
-        return 1 - parent / total if total else 1.0
+        before = self.seconds.get("pretrain", 0.0) if self.follows else self.trunk_seconds
+        return 1 - before / total if total else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings; FLOPs stay exact integers."""
@@ -271,7 +287,12 @@ class Report:
     @property
     def failed(self) -> tuple[Row, ...]:
         """The rows that did not finish."""
-        return tuple(row for row in self.rows if not row.ok)
+        return tuple(row for row in self.rows if not row.ok and not row.stopped)
+
+    @property
+    def stopped(self) -> tuple[Row, ...]:
+        """The rows that were not worth their FLOPs."""
+        return tuple(row for row in self.rows if row.stopped)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with a ``schema`` number."""
@@ -328,6 +349,7 @@ _REST = (
     "labelled",
     "tuning",
     "cached",
+    "trunk",
     "images_seen",
     "epochs",
     "steps",
@@ -344,6 +366,7 @@ _COLUMNS = (
     "eval_dataset",
     "eval_split",
     "flops_paid",
+    "flops_marginal",
     *(f"flops_{kind}" for kind in FLOP_KINDS),
     *(f"phase_{name}" for name in PHASES),
     *(f"seconds_{kind}" for kind in FLOP_KINDS),
@@ -355,7 +378,7 @@ _COLUMNS = (
 
 def _flat(row: Row, score: Score | None) -> dict[str, Any]:
     line = {name: getattr(row, name) for name in (*_ROW_COLUMNS, "status", *_REST)}
-    line["flops_paid"] = row.cost()
+    line |= {"flops_paid": row.cost(), "flops_marginal": row.marginal}
     line.update({f"flops_{kind}": row.flops.get(kind) for kind in FLOP_KINDS})
     line.update({f"phase_{name}": row.phases.get(name) for name in PHASES})
     line.update({f"seconds_{kind}": row.seconds.get(kind) for kind in FLOP_KINDS})

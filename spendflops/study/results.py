@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -36,11 +37,18 @@ def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
     return Row(**_common(planned, folder), flops={"wasted": spent}, seconds=seconds, **told)
 
 
+def stopped_row(planned: Planned, folder: Path, reason: str) -> Row:
+    """The row of a run that was not made, or not finished, since what is known says that it is not worth its FLOPs."""
+    return dataclasses.replace(failed_row(planned, folder, reason), status=f"stopped: {reason}")
+
+
 def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> Row:
     """The row of a finished run."""
     main = result["stages"][-1]
     flops, seconds = dict(result["flops"]), dict(result["seconds"])
     before, cached = (flops.pop("prior"), seconds.pop("prior")), flops.pop("cached", 0)
+    # Runs of earlier versions had no trunk.
+    trunk, trunk_seconds = flops.pop("trunk", 0), seconds.pop("trunk", 0.0)
     seconds["wasted"] = 0.0
     if _parent(planned):
         flops["pretrain"], seconds["pretrain"] = before
@@ -53,6 +61,8 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         **_common(planned, folder),
         flops=flops,
         cached=cached,
+        trunk=trunk,
+        trunk_seconds=trunk_seconds,
         hardware_flops=hardware,
         hardware_reason="" if hardware is not None else "the compiled program holds a call that cannot be counted",
         phases=result["phases"][trained],

@@ -16,9 +16,9 @@ from spendflops.study.claims import PATIENCE, Claims
 
 MANIFEST = "study.json"
 ROWS = "rows"
-STATES = ("finished", "running", "silent", "stopped", "failed", "waiting")
+STATES = ("finished", "running", "silent", "stopped", "failed", "halved", "waiting")
 """``silent``: claimed by a worker of another machine that has not been heard of for longer than others wait for it;
-``stopped``: begun, and nobody works on it."""
+``stopped``: begun, and nobody works on it; ``halved``: not run, since its method was behind at a shorter length."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,10 @@ def _row(row: Mapping[str, Any], folder: Path, claims: Claims) -> State:
     result = read_json(run / "result.json")
     if result is not None:
         spent = sum(result["flops"][kind] or 0 for kind in ("pretrain", "transfer", "evaluate", "wasted"))
-        return State(**names, state="finished", flops=spent - result["flops"]["cached"])
+        before = result["flops"]["cached"] + result["flops"].get("trunk", 0)
+        return State(**names, state="finished", flops=spent - before)
+    if row.get("halved"):
+        return State(**names, state="halved", what=row["halved"])
     failure = failures.read(run)
     if failure is not None:
         return State(**names, state="failed", what=failure["what"])
@@ -120,6 +123,6 @@ def text(found: Status) -> str:
             who = f", {row.worker}" if row.worker else ""
             who += f", heard of {row.silence:.0f} s ago" if row.silence is not None else ""
             lines.append(f"  {row.state:8} {row.run_id}: {where}{who}")
-        elif row.state == "failed":
+        elif row.state in ("failed", "halved"):
             lines.append(f"  {row.state:8} {row.run_id}: {row.what}")
     return "\n".join(lines)

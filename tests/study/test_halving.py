@@ -7,7 +7,7 @@ import pytest
 
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.study import frontier
-from spendflops.study.halving import Arm, arms, branches, halve, price
+from spendflops.study.halving import Arm, Rule, arms, branches, halve, price
 from spendflops.study.points import axes
 
 
@@ -74,19 +74,19 @@ def test_arms_without_a_run_at_a_rung_wait():
 
 def test_more_is_kept_within_a_margin_and_of_every_method():
     close = [arm("a", [4, 5, 6, 7]), arm("b", [3.9, 9, 9, 9]), arm("c", [1, 1, 1, 1])]
-    assert halve(close, reduction=3).rungs[0].stopped == ("b", "c")
-    assert halve(close, reduction=3, margin=0.2).rungs[0].stopped == ("c",)
+    assert halve(close, Rule(reduction=3)).rungs[0].stopped == ("b", "c")
+    assert halve(close, Rule(reduction=3, margin=0.2)).rungs[0].stopped == ("c",)
     sizes = [arm("a s", [4, 5, 6, 7], method="a"), arm("a l", [3, 5, 7, 9], method="a"), arm("b", [1, 1, 1, 1])]
-    assert halve(sizes, reduction=3).rungs[0].stopped == ("a l", "b")
-    assert halve(sizes, reduction=3, per_method=1).rungs[0].stopped == ("a l",)
-    assert halve(sizes, reduction=3, per_method=2).rungs[0].stopped == ()
+    assert halve(sizes, Rule(reduction=3)).rungs[0].stopped == ("a l", "b")
+    assert halve(sizes, Rule(reduction=3, per_method=1)).rungs[0].stopped == ("a l",)
+    assert halve(sizes, Rule(reduction=3, per_method=2)).rungs[0].stopped == ()
 
 
 def test_a_front_that_changes_is_seen():
     crossing = [arm("a", [4, 5, 6, 7]), arm("b", [3, 4, 9, 12])]
     found = halve(crossing)
     assert not found.same_front and not found.same_best
-    assert halve(crossing, margin=1.1).same_front
+    assert halve(crossing, Rule(margin=1.1)).same_front
 
 
 def test_trunks_cost_less_both_ways():
@@ -126,7 +126,7 @@ def test_options_that_mean_nothing():
     one = arm("a", [1, 2, 3, 4])
     for wrong in ({"reduction": 1}, {"margin": -1}, {"per_method": -1}):
         with pytest.raises(ConfigError, match="halving with"):
-            halve([one], **wrong)
+            Rule(**wrong)
     for wrong in ([], [one, one]):
         with pytest.raises(ConfigError, match="names of their own"):
             halve(wrong)

@@ -42,6 +42,7 @@ def page(report: Report, analyses: Sequence[Analysis], folder: pathlib.Path) -> 
         + footprints.section(report.rows)
         + _differences(report)
         + _terms(report)
+        + _stopped(report)
         + _failures(report)
         + _reproduce(report)
         + f"</main><footer>Made with spendflops, {esc(report.created)}.</footer></body></html>\n"
@@ -54,9 +55,8 @@ def _sentence(words: str) -> str:
 
 def _meta(report: Report) -> str:
     spent = {kind: sum(row.own(kind) for row in report.rows) for kind in FLOP_KINDS}
-    parts = (
-        [f"{len(report.rows)} runs", f"{len(report.failed)} failed"] if report.failed else [f"{len(report.rows)} runs"]
-    )
+    ends = {"stopped": len(report.stopped), "failed": len(report.failed)}
+    parts = [f"{len(report.rows)} runs", *(f"{count} {how}" for how, count in ends.items() if count)]
     parts.append(f"{text.flops(sum(spent.values()))} FLOPs in all ({text.human(sum(spent.values()))})")
     parts.append(f"{text.duration(sum(sum(r.seconds.values()) * r.own_share for r in report.rows))} of computing")
     estimates = [footprints.scaled(r.footprint, r.own_share) for r in report.rows if r.footprint]
@@ -226,10 +226,17 @@ def _terms(report: Report) -> str:
     return "".join([*parts, "</section>"])
 
 
+def _stopped(report: Report) -> str:
+    if not report.stopped:
+        return ""
+    caption = "Runs that were not made, since their method was behind at a shorter length; they are in no other table."
+    return f"<section><h2>What was stopped</h2>{tables.html(caption, *tables.unfinished(report.stopped))}</section>"
+
+
 def _failures(report: Report) -> str:
     if not report.failed:
         return "<section><h2>What failed</h2><p>Nothing.</p></section>"
-    table = tables.html("Runs without a result; they are in no other table.", *tables.failures(report.failed))
+    table = tables.html("Runs without a result; they are in no other table.", *tables.unfinished(report.failed))
     return f"<section><h2>What failed</h2>{table}</section>"
 
 

@@ -35,14 +35,16 @@ def recipe(body: Mapping[str, Any], name: str) -> str:
 
 def study(body: Mapping[str, Any]) -> str:
     """A plan of a study: a line for the runs that cost the same."""
-    priced = "price" in body
+    priced, branches = "price" in body, any(row["trunk"] for row in body["rows"])
     head = ["", "what", "data", "budget", "runs", "steps", "examples", "repeats", "FLOPs a step", "FLOPs of all"]
+    head += ["trunk paid before"] if branches else []
     table = [head + (["hours", "kWh", "kg CO2e"] if priced else [])]
     for row in body["rows"]:
         what = f"{row['label']}, {row['transfer']}" if row["transfer"] else row["label"]
         cells = [_KINDS[row["kind"]], what, row["dataset"], str(row["budget"] or ""), str(row["runs"])]
         cells += [f"{row['steps']:,}", text.human(row["examples"], ""), f"{row['repeats']:.3g}"]
         cells += [f"{row['flops_per_step'] or 0:.4g}", f"{row['total']:.4g}"]
+        cells += [f"{row['trunk'] * row['runs']:.4g}"] if branches else []
         table.append(cells + (_price_cells(row["price"]) if priced else []))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     lines = ["", *(_fitted(line, widths) for line in table)]

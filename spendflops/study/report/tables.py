@@ -73,7 +73,12 @@ def _result(item: Verdict, analysis: Analysis) -> list[Cell]:
         Cell(words, sub=numbers, css="v"),
         Cell(text.against_random(item.random, analysis.axis), css="w"),
         Cell(text.flops(first.cost()), sub=text.human(first.cost()) if first.cost() else "", number=True),
-        *(Cell(text.flops(first.flops.get(kind, 0)), number=True) for kind in ("pretrain", "transfer")),
+        Cell(
+            text.flops(first.flops.get("pretrain", 0)),
+            sub=f"{text.flops(first.own('pretrain'))} beyond its trunk" if first.trunk else "",
+            number=True,
+        ),
+        Cell(text.flops(first.flops.get("transfer", 0)), number=True),
         Cell(text.flops(first.tuning), number=True),
         Cell(
             text.flops(first.flops.get("evaluate", 0)),
@@ -191,12 +196,12 @@ def tuning(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
     return ["Transfer", "Method", "Settings", "Score", "FLOPs"], lines
 
 
-def failures(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
-    """The runs that did not finish."""
+def unfinished(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
+    """The runs that did not finish, or were stopped, with the reason."""
     head = ["Run", "Method", "Budget", "Seed", "Reason", "Folder"]
     lines = []
     for row in rows:
-        reason = row.status.removeprefix("failed:").strip() or "unknown"
+        reason = row.status.partition(":")[2].strip() or "unknown"
         budget = text.flops(row.budget) if row.budget is not None else text.NONE
         cells = [Cell(row.run_id), Cell(row.label), Cell(budget, number=True), Cell(str(row.seed), number=True)]
         lines.append([*cells, Cell(reason, css="v"), Cell(row.folder or text.NONE, css="mono")])
@@ -210,7 +215,7 @@ def runs(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
         [
             Cell(row.run_id),
             Cell(str(row.seed), number=True),
-            Cell("ok" if row.ok else "failed"),
+            Cell(row.status.partition(":")[0]),
             Cell(row.config_hash or text.NONE, css="mono"),
             Cell(str(row.steps), number=True),
             Cell(", ".join(f"{name} {version}" for name, version in row.versions.items()) or text.NONE),

@@ -10,17 +10,17 @@ from spendflops.study.report import text
 from spendflops.study.report.tables import epochs
 
 WIDTH = 140
-_COSTS = ("Paid", "Pretrain", "Transfer", "Evaluate", "Images", "Epochs")
+_COSTS = ("Paid", "Marginal", "Pretrain", "Transfer", "Evaluate", "Images", "Epochs")
 _HEAD = ("#", "Method", "Budget", *_COSTS, "Score", "Time", "CO2e", "Random", "Verdict")
 _LEFT = {"Method", "Random", "Verdict"}
-_IDLE = {"Transfer": "0", "Pretrain": None, "Random": text.NONE}
+_IDLE = {"Transfer": "0", "Marginal": None, "Pretrain": None, "Random": text.NONE}
 
 
 def terminal_table(report: Report) -> str:
     """One block an axis: the answer, then a line a point; ``#`` are the numbers that verdicts refer to."""
     blocks = [_block(analyse(report.rows, axis, budget=report.budget)) for axis in axes(report.rows)]
-    failed = [f"failed: {row.run_id}: {row.status.removeprefix('failed:').strip()}" for row in report.failed]
-    return "\n\n".join([*blocks, *failed]) or "No run finished."
+    left = [row.status.replace(":", f": {row.run_id}:", 1) for row in (*report.stopped, *report.failed)]
+    return "\n\n".join([*blocks, *left]) or "No run finished."
 
 
 def _block(analysis: Analysis) -> str:
@@ -76,6 +76,7 @@ def _line(item: Verdict, numbers: dict[int, int]) -> tuple[str, ...]:
         point.name,
         text.flops(point.budget) if point.budget is not None else text.NONE,
         text.flops(row.cost()),
+        text.flops(row.marginal),
         *(text.flops(row.flops.get(kind, 0)) for kind in ("pretrain", "transfer", "evaluate")),
         text.human(row.images_seen, "") if row.images_seen else text.NONE,
         epochs(row),
