@@ -11,21 +11,24 @@ Deviation: by default images are resized as a whole, and the feature is the back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from spendflops.contracts.dataset import Dataset, Source
+from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
-from spendflops.contracts.evaluator import Evaluator
-from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
+from spendflops.contracts.evaluator import INDEX, Evaluator, Opened
+from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Sample
+from spendflops.parts import pictures
 from spendflops.parts.features import check_feature, feature_of
 from spendflops.parts.metrics import PARTS, binomial_spread
 from spendflops.parts.preprocess import Resize, resize_id
 
 _QUERIES, _BANK = 256, 16_384
+_SHOWN, _SIDE = 5, 124
+"""Neighbours of a picture, and pixels of the longer side of each."""
 
 
 class KNN(Evaluator):
@@ -37,6 +40,7 @@ class KNN(Evaluator):
         feature: A name in :data:`spendflops.parts.features.FEATURES`.
         resize: A word in :data:`spendflops.parts.preprocess.RESIZES`.
         crop_fraction: Part of the resized image's side that a crop keeps.
+        pictures: Queries that are kept as pictures with their nearest neighbours, for the report.
 
     Raises:
         ConfigError: An argument outside its range.
@@ -53,16 +57,18 @@ class KNN(Evaluator):
         feature: str = "summary",
         resize: str = "squash",
         crop_fraction: float = 0.875,
+        pictures: int = 3,
     ):
         if k < 1 or not temperature > 0:
             raise ConfigError(f"knn with k={k}, temperature={temperature}", fix="both must be above 0")
         self._k, self._temperature, self._feature = k, temperature, check_feature(feature)
+        self._pictures = pictures
         self._resize: dict[str, Any] = {"resize": resize, "crop_fraction": crop_fraction}
         self.protocol = f"knn/1:{feature}:k={k}:T={temperature:g}:{resize_id(resize, crop_fraction)}"
         self.primary = "accuracy"
         self.spread = f"{PARTS} equal parts of the test images, binomial"
 
-    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Callable[[str, tuple[str, ...]], Source]) -> None:
+    def check(self, data: Mapping[str, tuple[Dataset, str]], opened: Opened) -> None:
         """Raises a DataError where the bank has fewer examples than neighbours are asked for."""
         self._check_bank(len(opened("bank", ("label",))))
 
@@ -106,11 +112,48 @@ class KNN(Evaluator):
         deviation = binomial_spread(accuracy, len(query["label"]))
         return {"accuracy": accuracy, "accuracy_sd": deviation, "accuracy_n": PARTS}
 
+    def files(
+        self, rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo, opened: Opened
+    ) -> dict[str, bytes]:
+        """``example_N.jpg``: a query and its nearest neighbours, the nearest first, each right or wrong."""
+        bank, query = (_by_index(rows[role]) for role in self.roles)
+        places = pictures.spread(len(query["label"]), self._pictures)
+        if not places:
+            return {}
+        chosen = {name: values[places] for name, values in query.items()}
+        count = min(_SHOWN, len(bank["label"]))
+        similar, near = neighbours(normalised(chosen["feature"]), bank["feature"], count)
+        near = np.take_along_axis(near, np.argsort(-similar, axis=1, kind="stable"), axis=1)
+        seen = {role: opened(role, ("image",)) for role in self.roles}
+        files = {}
+        for number, (index, label, found) in enumerate(zip(chosen[INDEX], chosen["label"], near, strict=True)):
+            tiles = [_tile(seen["query"][int(index)], f"query: {_name(info, label)}", pictures.PLAIN)]
+            for place in found:
+                right = bank["label"][place] == label
+                said = f"{'right' if right else 'wrong'}: {_name(info, bank['label'][place])}"
+                colour = pictures.RIGHT if right else pictures.WRONG
+                tiles.append(_tile(seen["bank"][int(bank[INDEX][place])], said, colour))
+            files[f"example_{number}.jpg"] = pictures.jpeg(pictures.tiled(tiles, 2))
+        return files
+
     def _check_bank(self, count: int) -> None:
         if count < self._k:
             raise DataError(
                 f"knn with k={self._k} has {count} bank examples", fix="give a larger bank split, or a smaller k"
             )
+
+
+def _by_index(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    order = np.argsort(rows[INDEX], kind="stable")
+    return {name: values[order] for name, values in rows.items()}
+
+
+def _name(info: DatasetInfo, label: int) -> str:
+    return info.classes[label] if label < len(info.classes) else str(label)
+
+
+def _tile(sample: Sample, name: str, colour: tuple[int, int, int]) -> np.ndarray:
+    return pictures.named(pictures.fitted(sample["image"].decode(), _SIDE), name, bar=colour)
 
 
 def normalised(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:

@@ -26,19 +26,24 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from spendflops.contracts.errors import ConfigError, DataError, suggest
-from spendflops.contracts.evaluator import Evaluator, Preprocess
-from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec
+from spendflops.contracts.evaluator import INDEX, Evaluator, Opened, Preprocess
+from spendflops.contracts.types import Batch, Context, DatasetInfo, InputSpec, Sample
+from spendflops.parts import pictures
+from spendflops.parts.images import resize
 from spendflops.parts.metrics import IGNORE, count_confusion, iou, resize_scores, segmentation_scores
 from spendflops.parts.preprocess import Resize
-from spendflops.parts.windows import CenterCrop, Windows, classes_of_labels, most_windows
+from spendflops.parts.windows import CenterCrop, Windows, classes_of_labels, label_map, most_windows
 
 AVERAGES, ABSENT = ("dataset", "image"), ("skipped", "zero")
 VIEWS, LABELS = ("squash", "center_crop", "slide"), ("input", "stored")
 
 PIXELS = 1 << 22
 """Pixels of the largest label map that is scored as it is stored, unless an option says another number."""
+SEEN, SIDE, NAMED = 128, 240, 8
+"""Predictions that are kept along a side of an image, pixels of its longer side in a picture, classes that it names."""
 
 
 class SegmentationMIoU(Evaluator):
@@ -58,6 +63,7 @@ class SegmentationMIoU(Evaluator):
         windows: Windows an image of "slide". All of them cost a prediction, needed or not; None has as many as an image
             of 4:1 needs, 6 with the default stride. Images of 4:3 need 2, of 2:1 they need 3.
         pixels: Most pixels of a stored label map; None for 4,194,304.
+        pictures: Images that are kept as pictures, with what was predicted and what is true, for the report.
 
     Raises:
         ConfigError: Another word, or an option that the view does not have.
@@ -76,6 +82,7 @@ class SegmentationMIoU(Evaluator):
         stride: int | None = None,
         windows: int | None = None,
         pixels: int | None = None,
+        pictures: int = 3,
     ):
         for option, value, known in (
             ("average", average, AVERAGES),
@@ -102,7 +109,7 @@ class SegmentationMIoU(Evaluator):
                 raise ConfigError(f"{option} has no effect with view={view!r}, labels={labels!r}", why=why)
         self.average, self.absent, self.view = average, absent, view
         self.stride, self.windows, self.pixels = stride, windows, (pixels or PIXELS) if stored else None
-        self.cut = sliding or stored
+        self.cut, self.pictures = sliding or stored, pictures
         shown = {"squash": "", "center_crop": ":center_crop", "slide": f":slide:stride={stride or '2/3'}"}[view]
         masks = "stored_size" if stored or view == "center_crop" else "input_size"
         self.protocol = f"segmentation_miou/1:{average}:absent={absent}{shown}:masks={masks}"
@@ -128,10 +135,33 @@ class SegmentationMIoU(Evaluator):
             classes = resize_scores(logits.astype(jnp.float32), (masks.shape[1], masks.shape[2])).argmax(axis=-1)
         labels = jnp.where(batch["_mask"].reshape(-1, *[1] * (masks.ndim - 1)), masks, IGNORE)
         metrics = count_confusion(labels, classes, logits.shape[-1])
+        rows = self._looked_at(classes, batch) if self.pictures else {}
         if self.average == "dataset":
-            return {"metrics": metrics, "rows": {}}
+            return {"metrics": metrics, "rows": rows}
         single = jax.vmap(lambda one, other: count_confusion(one, other, logits.shape[-1]))(labels, classes)
-        return {"metrics": metrics, "rows": {"confusion": single["confusion"]}}
+        return {"metrics": metrics, "rows": {"confusion": single["confusion"], **rows}}
+
+    def _looked_at(self, classes: Array, batch: Batch) -> dict[str, Array]:
+        """The predicted classes at :data:`SEEN` x :data:`SEEN` places, and the size of what they lie on."""
+        if self.cut:
+            sizes = batch["label_size"]
+        else:
+            sizes = jnp.broadcast_to(jnp.array(batch["mask"].shape[1:]), (len(classes), 2))
+        steps = jnp.arange(SEEN)
+
+        def sampled(flat: Array, size: Array) -> Array:
+            rows, columns = ((2 * steps + 1) * size[axis] // (2 * SEEN) for axis in (0, 1))
+            return flat[rows[:, None] * size[1] + columns[None]].astype(jnp.uint8)
+
+        return {"seen": jax.vmap(sampled)(classes.reshape(len(classes), -1), sizes), "seen_size": sizes}
+
+    def compact(self, role: str, rows: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Predictions to look at are kept for the first images alone, with their places in the data."""
+        if "seen" not in rows:
+            return rows
+        first = rows[INDEX] < self.pictures
+        kept = {name: rows[name][first] for name in ("seen", "seen_size")}
+        return {**rows, **kept, "seen_index": rows[INDEX][first]}
 
     def result(
         self, merged: Mapping[str, Any], rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo
@@ -163,6 +193,36 @@ class SegmentationMIoU(Evaluator):
             images = [segmentation_scores(one, absent=self.absent) for one in rows["eval"]["confusion"] if one.sum()]
             scores |= {name: float(np.mean([s[name] for s in images])) for name in ("miou", "pixel_accuracy")}
         return scores | classes
+
+    def files(
+        self, rows: Mapping[str, Mapping[str, np.ndarray]], *, info: DatasetInfo, opened: Opened
+    ) -> dict[str, bytes]:
+        """``example_N.jpg``: an image, its predicted and its true classes, and their names."""
+        found = rows["eval"]
+        if "seen_index" not in found:
+            return {}
+        source, files = opened("eval", ("image", "mask")), {}
+        for row in np.argsort(found["seen_index"]):
+            index, size = int(found["seen_index"][row]), tuple(found["seen_size"][row].tolist())
+            files[f"example_{index}.jpg"] = self._picture(source[index], found["seen"][row], size, info)
+        return files
+
+    def _picture(self, sample: Sample, seen: np.ndarray, size: tuple[int, int], info: DatasetInfo) -> bytes:
+        if self.view == "center_crop":
+            entries = CenterCrop(size=size, mean=(0.5, 0.5, 0.5))(sample)
+            image, mask = entries["image"], entries["mask"]
+        else:
+            image, mask = sample["image"].decode(), label_map(sample)
+        image = pictures.fitted(image, SIDE)
+        truth = resize(mask, image.shape[:2], "nearest")
+        predicted = np.where(truth == IGNORE, IGNORE, resize(seen, image.shape[:2], "nearest"))
+        maps = (("predicted", predicted), ("true", truth))
+        tiles = [pictures.named(pictures.covered(image, classes), name) for name, classes in maps]
+        labels, counts = np.unique(np.concatenate([m[m != IGNORE] for _, m in maps]), return_counts=True)
+        names = info.mask_classes or tuple(str(i) for i in range(int(labels.max(initial=0)) + 1))
+        largest = labels[np.argsort(-counts, kind="stable")][:NAMED]
+        together = pictures.tiled([pictures.named(image, "image"), *tiles], 2 if image.shape[0] > image.shape[1] else 1)
+        return pictures.jpeg(pictures.keyed(together, [int(x) for x in largest], names))
 
     def _windows(self, size: tuple[int, int], mean: tuple[float, ...] = (0.5, 0.5, 0.5)) -> Windows:
         squash = self.view == "squash"

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import cv2
 import drive_evaluator as drive
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from spendflops_plugins.knn import KNN
 
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError, DivergedError
+from spendflops.parts import pictures
 from spendflops.parts.images import ArrayImage
 from spendflops.testing.samples import KitData
 
@@ -158,3 +160,33 @@ def test_preprocess_crops_where_it_is_asked_to():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     made = KNN(resize="crop").preprocess(role="query", info=drive.info(4), spec=drive.SPEC)
     assert (made({"image": ArrayImage(pixels), "label": 0})["image"] == pixels[:8, :8]).all()  # 8 / 0.875 is 9
+
+
+def test_pictures_show_the_nearest_of_the_bank_right_and_wrong():
+    rng = np.random.default_rng(3)
+    shades = {"bank": rng.permutation(200)[:12].astype(np.uint8), "query": np.array([250, 251], np.uint8)}
+    features, labels = rng.normal(size=(12, 4)), rng.integers(0, 2, 12)
+    asked = rng.normal(size=(2, 4))
+
+    def opened(role, names):
+        assert names == ("image",)
+        return [{"image": ArrayImage(np.full((30, 30, 3), shade, np.uint8))} for shade in shades[role]]
+
+    order = rng.permutation(12)
+    rows = {
+        "bank": {"feature": features[order], "label": labels[order], "_index": order},
+        "query": {"feature": asked, "label": np.array([0, 1]), "_index": np.arange(2)},
+    }
+    files = KNN(k=3, pictures=2).files(rows, info=drive.info(classes=2), opened=opened)
+    assert sorted(files) == ["example_0.jpg", "example_1.jpg"]
+    for number in (0, 1):
+        picture = cv2.imdecode(np.frombuffer(files[f"example_{number}.jpg"], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        cosine = features @ asked[number] / np.linalg.norm(features, axis=1)
+        nearest = sorted(range(12), key=lambda i: -cosine[i])[:5]
+        wanted = [(shades["query"][number], pictures.PLAIN)]
+        wanted += [(shades["bank"][i], pictures.RIGHT if labels[i] == number else pictures.WRONG) for i in nearest]
+        cell = 124 + pictures.GAP
+        for place, (shade, bar) in enumerate(wanted):
+            x, y = place % 2 * cell, place // 2 * (cell + pictures.BAR)
+            assert abs(int(picture[y + pictures.BAR + 60, x + 60, 0]) - int(shade)) <= 2
+            assert np.abs(picture[y + 2, x + 110].astype(int) - bar).max() < 40

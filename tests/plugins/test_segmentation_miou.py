@@ -1,13 +1,14 @@
 """Segmentation mIoU through compiled steps: T1, padding, order, upsampling, wrong classes, and every view."""
 
+import cv2
 import drive_evaluator as drive
 import numpy as np
 import pytest
-from spendflops_plugins.segmentation_miou import SegmentationMIoU
+from spendflops_plugins.segmentation_miou import SEEN, SegmentationMIoU
 
 import spendflops.testing
 from spendflops.contracts.errors import ConfigError, DataError
-from spendflops.parts import images
+from spendflops.parts import images, pictures
 from spendflops.parts.images import ArrayImage
 
 GT = np.array([[[0, 0, 1, 1], [0, 255, 1, 2]], [[0, 0, 0, 0], [0, 0, 1, 255]]], np.uint8)
@@ -251,3 +252,51 @@ def test_options_without_an_effect_are_refused():
     with pytest.raises(ConfigError, match="needs mask"):
         about = drive.info(features=("image", "label"))
         SegmentationMIoU(view="slide").preprocess(role="eval", info=about, spec=drive.SPEC)
+
+
+def test_predictions_to_look_at_are_those_that_are_scored():
+    rng = np.random.default_rng(7)
+    maps = rng.integers(0, 4, (3, 8, 12))
+    _, rows = drive.run_role(SegmentationMIoU(), {"seg_logits": np.eye(4)[maps]}, {"mask": maps.astype(np.uint8)}, 2)
+    assert rows["seen"].shape == (3, SEEN, SEEN) and (rows["seen_size"] == (8, 12)).all()
+    for y, x in rng.integers(0, SEEN, (50, 2)):
+        row, column = int((y + 0.5) * 8 / SEEN), int((x + 0.5) * 12 / SEEN)
+        assert (rows["seen"][:, y, x] == maps[:, row, column]).all()
+    # Maps of their own sizes, as lists of pixels that are filled up.
+    sizes = np.array([[5, 9], [11, 3]])
+    lists = np.stack([np.pad(rng.integers(0, 4, h * w), (0, 60 - h * w), constant_values=99) for h, w in sizes])
+    seen = SegmentationMIoU(view="slide")._looked_at(lists, {"label_size": sizes})["seen"]
+    for one, flat, (h, w) in zip(np.asarray(seen), lists, sizes, strict=True):
+        for y, x in rng.integers(0, SEEN, (50, 2)):
+            assert one[y, x] == flat[int((y + 0.5) * h / SEEN) * w + int((x + 0.5) * w / SEEN)]
+
+
+def test_no_pictures_cost_no_rows():
+    maps = np.zeros((2, 4, 4), int)
+    data = {"seg_logits": np.eye(2)[maps]}, {"mask": maps.astype(np.uint8)}
+    assert drive.run_role(SegmentationMIoU(pictures=0), *data, 2)[1] == {}
+    first = SegmentationMIoU(pictures=1).compact("eval", {**drive.run_role(SegmentationMIoU(), *data, 2)[1],
+                                                          "_index": np.array([1, 0])})  # fmt: skip
+    assert first["seen_index"].tolist() == [0] and len(first["seen"]) == 1 and len(first["_index"]) == 2
+
+
+@pytest.mark.parametrize("view", ["squash", "center_crop", "slide"])
+def test_pictures_show_image_prediction_and_truth(view):
+    mask = np.zeros((20, 40), np.uint8)
+    mask[:, 20:] = 1
+    image = np.full((20, 40, 3), 128, np.uint8)
+    size = (20, 20) if view == "center_crop" else (20, 40)
+    predicted = np.full((1, SEEN, SEEN), 2, np.uint8)
+    rows = {"eval": {"seen": predicted, "seen_size": np.array([size]), "seen_index": np.array([0])}}
+    files = SegmentationMIoU(view=view).files(
+        rows, info=drive.info(mask_classes=3), opened=lambda role, names: [{"image": ArrayImage(image), "mask": mask}]
+    )
+    picture = cv2.imdecode(np.frombuffer(files["example_0.jpg"], np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+    height = 240 * size[0] // size[1]
+    cell = height + pictures.BAR + pictures.GAP
+    plain, guessed, true = (picture[pictures.BAR + cell * n : cell * n + cell - pictures.GAP] for n in range(3))
+    assert np.abs(plain[height // 2, 120] - 128).max() < 4
+    shade = lambda label: 0.45 * 128 + 0.55 * np.array(pictures.colour(label))  # noqa: E731
+    assert np.abs(guessed[height // 2, 30] - shade(2)).max() < 12
+    assert np.abs(true[height // 2, 30] - shade(0)).max() < 12
+    assert np.abs(true[height // 2, 210] - shade(1)).max() < 12
