@@ -19,6 +19,7 @@ CORE = {
     "Evaluation": "spendflops.engine.recipe:Evaluation",
     "Probe": "spendflops.engine.recipe:Probe",
     "InitFrom": "spendflops.engine.recipe:InitFrom",
+    "Mesh": "spendflops.engine.sharding:Mesh",
     "Study": "spendflops.study.grid:Study",
     "Transfer": "spendflops.study.transfers:Transfer",
     "sweep": "spendflops.study.transfers:sweep",

@@ -93,7 +93,7 @@ def build_stage(stage: Stage) -> BuiltStage:
     wanted = {"name", "objective", "backbone", "views", "batch_size", "accumulate", "optimizer"}
     fields = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name in wanted}
     views_of = {"info": stage.dataset.info, "devices": jax.device_count(), "label": stage.label}
-    key = (json.dumps(describe({**fields, **views_of}), sort_keys=True), *_classes(stage))
+    key = (json.dumps(describe({**fields, **views_of}), sort_keys=True), stage.mesh, *_classes(stage))
     if key not in _STAGES:
         _STAGES[key] = _build_stage(stage)
     return _STAGES[key]
@@ -110,8 +110,9 @@ def _build_stage(stage: Stage) -> BuiltStage:
     if not isinstance(views, Views):
         raise errors.ConfigError(f"stage {stage.label!r}: views is {views!r}", fix="give Views, in gin with ()")
     check_features(stage.dataset, views.features)
-    inputs = data.train_structs(objective, views, spec, stage.batch_size)
-    key = sharding.struct((), jax.random.key(0).dtype, batch=False)
+    inputs = data.train_structs(objective, views, spec, stage.batch_size, mesh=stage.mesh)
+    train, devices = training(stage, definition, inputs), jax.device_count()
+    key, state = stage.mesh.struct((), jax.random.key(0).dtype), sharding.places(train.args[0])
 
     def init(key: jax.Array) -> Any:
         return create(definition, stage.optimizer, key)
@@ -121,8 +122,8 @@ def _build_stage(stage: Stage) -> BuiltStage:
         views=views,
         spec=spec,
         inputs=inputs,
-        init=Program(name=f"{stage.label}/init", fn=init, args=(key,), examples=0, devices=jax.device_count()),
-        train=training(stage, definition, inputs),
+        init=Program(name=f"{stage.label}/init", fn=init, args=(key,), examples=0, places=state, devices=devices),
+        train=train,
     )
 
 
@@ -285,21 +286,19 @@ def _prediction(
     evaluation, role, preprocess = members[0]
     dataset, split = evaluation.data[role]
     stage = evaluation.stage or recipe.stages[-1].label
-    definition = by_name[stage].definition
+    definition, mesh = by_name[stage].definition, next(s.mesh for s in recipe.stages if s.label == stage)
     sharding.check_batch(evaluation.batch_size)
     readers = tuple((e.label, r, e.evaluator) for e, r, _ in members)
     want = tuple(dict.fromkeys(w for _, role, e in readers for w in e.wants(role)))
 
-    def replicated(tree: Any) -> Any:
-        return jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), tree)
-
     size = evaluation.batch_size
-    batch = {n: sharding.struct((size, *s), np.dtype(d), batch=True) for n, (d, s) in preprocess.entries.items()}
-    batch["_mask"] = sharding.struct((size,), np.bool_, batch=True)
+    batch = {n: mesh.struct((size, *s), np.dtype(d), batch=True) for n, (d, s) in preprocess.entries.items()}
+    batch["_mask"] = mesh.struct((size,), np.bool_, batch=True)
     program = Program(
         name=f"{stage}/predict/{dataset.info.name}/{split}",
         fn=predict_step(definition, want, tuple((name, e) for name, _, e in readers)),
-        args=(replicated(definition.params), replicated(definition.stats), batch),
+        args=(mesh.state(definition.params), mesh.state(definition.stats), batch),
+        places=mesh.replicated,
         examples=size,
         devices=jax.device_count(),
         family=_family(definition, batch, want, readers),

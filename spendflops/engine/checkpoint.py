@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from spendflops.contracts import errors
-from spendflops.engine import sharding
 from spendflops.engine.rundir import storage_error, write_atomically
+from spendflops.engine.sharding import Mesh
 
 DIGEST = "sha256"
 """The file beside the arrays that says what they were: the storage library reads a flipped bit without complaint."""
@@ -149,7 +149,7 @@ class Checkpoints:
             raise errors.DataError(f"there is no checkpoint in {self.folder}", fix="give a run that has finished")
         self._check(step)
         shapes = self._manager.item_metadata(step).tree
-        like = jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), shapes)
+        like = jax.tree.map(lambda x: Mesh().struct(x.shape, x.dtype), shapes)
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def _check(self, step: int) -> None:

@@ -26,7 +26,7 @@ from spendflops.contracts.dataset import Source
 from spendflops.contracts.evaluator import INDEX, Preprocess
 from spendflops.contracts.objective import Objective, Views
 from spendflops.contracts.types import InputSpec, Sample
-from spendflops.engine.sharding import struct
+from spendflops.engine.sharding import Mesh
 from spendflops.parts.splits import permutation
 
 AHEAD = 4
@@ -332,7 +332,9 @@ def padded(
         yield {**full, INDEX: index, "_mask": np.pad(broken < 0, (0, batch_size - real))}
 
 
-def train_structs(objective: Objective, views: Views, spec: InputSpec, batch_size: int) -> dict[str, Any]:
+def train_structs(
+    objective: Objective, views: Views, spec: InputSpec, batch_size: int, *, mesh: Mesh | None = None
+) -> dict[str, Any]:
     """Shapes of a training batch from the objective's ``inputs`` and the letters of its views. No data is opened.
 
     Optional inputs are part of it where the views say that they give them.
@@ -340,14 +342,14 @@ def train_structs(objective: Objective, views: Views, spec: InputSpec, batch_siz
     Raises:
         errors.PluginError: A specification that cannot be read or a letter without a size.
     """
-    letters = {**views.letters(spec), "B": batch_size}
+    letters, mesh = {**views.letters(spec), "B": batch_size}, mesh or Mesh()
     structs = {}
     for name, text in objective.inputs.items():
         if name.endswith("?") and name.rstrip("?") not in views.optional:
             continue
         dtype, *axes = text.split()
         shape = tuple(_axis(axis, letters, f"{type(objective).__name__}.inputs[{name!r}]") for axis in axes)
-        structs[name.rstrip("?")] = struct(shape, np.dtype(dtype), batch=True)
+        structs[name.rstrip("?")] = mesh.struct(shape, np.dtype(dtype), batch=True)
     return structs
 
 

@@ -1,7 +1,8 @@
 """What a recipe is made of, as canonical JSON: stored with every run, and what the id of a run is a hash of.
 
 Works on any object of a recipe, built by gin or in Python. Options that were left out appear with their defaults, so
-that a run says what it used, and spelling a default out does not change its id.
+that a run says what it used, and spelling a default out does not change its id. A field that changes no result has
+``metadata={"described": False}`` and is left out.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _describe(value: Any, names: Mapping[Any, str], where: str) -> Any:
     if isinstance(getattr(value, "described", None), dict):
         return _object(type(value), value.described, names, where)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        told = (f.name for f in dataclasses.fields(value) if f.metadata.get("described", True))
+        fields = {name: getattr(value, name) for name in told}
         return _object(type(value), fields, names, where)
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):

@@ -82,15 +82,15 @@ def predict(
         errors.OutOfMemoryError: Does not fit.
     """
     compiled = functools.cache(prediction.program.compile)  # nothing is compiled where all outputs are found
+    shapes = prediction.program.args[2]
 
     def run(batch: Mapping[str, np.ndarray]) -> Tree:
         executable = compiled()
         try:
-            return jax.device_get(executable(params, stats, sharding.place(batch, batch=True)))
+            return jax.device_get(executable(params, stats, sharding.place(batch, shapes)))
         except Exception as error:
             raise translate(error) from error
 
-    shapes = prediction.program.args[2]
     checked = False
     for batch in data.padded(source, prediction.preprocess, batch_size=prediction.batch_size, skipped=skipped):
         host = {name: batch.pop(name) for name in (INDEX, *prediction.preprocess.kept)}

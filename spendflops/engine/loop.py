@@ -209,7 +209,7 @@ def _begin(run: Run, index: int) -> tuple[int, Tree]:
 def _initial(run: Run, index: int) -> Tree:
     stage, built = run.recipe.stages[index], run.built.stages[index]
     key = jax.random.fold_in(jax.random.key(run.recipe.seed), index)
-    state = built.init.compile()(sharding.place(key, batch=False))
+    state = built.init.compile()(sharding.place(key, built.init.args[0]))
     for number, init in enumerate(stage.init):
         if init.weights:
             source = unflatten(open_folder(init.weights).read()), {}
@@ -217,8 +217,8 @@ def _initial(run: Run, index: int) -> Tree:
             source = run.model(init.stage) if init.stage else load(parent(run.directory.path, init)).values
         state, lines = inherit(built.definition, state, source, select=init.select, allow=init.allow)
         # Copies: the source lives on in `states` while this state's memory is donated to the step.
-        model = jax.tree.map(lambda x: sharding.place(np.array(x), batch=False), {kind: state[kind] for kind in MODEL})
-        state = {**state, **model}
+        model = {kind: state[kind] for kind in MODEL}
+        state = {**state, **sharding.copied(model, {kind: built.train.args[0][kind] for kind in MODEL})}
         counts = collections.Counter(line.partition("  ")[0] for line in lines)
         what = f"{stage.label} from {init.source}: {', '.join(f'{n} {k}' for k, n in counts.items())}"
         if init.weights:
@@ -249,7 +249,7 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
     )
     data.check_batch(batches[first], built.inputs, stage.label)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.recipe.seed), index), 1)
-    call = sharding.place({"key": key, "steps": np.int32(steps)}, batch=False)
+    call = sharding.place({"key": key, "steps": np.int32(steps)}, built.train.args[2])
     step_fn = built.train.compile()
     flops = built.train.cost().total
     shown = run.log.stage(stage.label, steps=steps, flops_per_step=flops, examples_per_step=stage.batch_size)
@@ -262,7 +262,7 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
     with batches.read(first, steps) as reader:
         for step in range(first, steps):
             waited = time.perf_counter()
-            batch = sharding.place(next(reader), batch=True)
+            batch = sharding.place(next(reader), built.train.args[1])
             shown.waited += time.perf_counter() - waited
             if skipped is not None and skipped.new:
                 skips.tell(run.directory.path, run.log, stage.label, skipped)

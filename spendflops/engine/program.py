@@ -61,6 +61,7 @@ class Program:
         args: Pytree of ``jax.ShapeDtypeStruct``, with shardings where there is more than one device.
         examples: Examples a call.
         donate: Positions of the arguments whose memory may be reused.
+        places: Shardings of the results, a tree or the beginning of one; None leaves them to the compiler.
         devices: Devices that run it.
         closed_form: Counter A: FLOPs of one call by a formula, where there is one.
         family: Equal for programs that differ in numbers of their optimiser at most, and so in no FLOP; None for none.
@@ -72,6 +73,7 @@ class Program:
     args: tuple[Any, ...]
     examples: int
     donate: tuple[int, ...] = ()
+    places: Any = None
     devices: int = 1
     closed_form: int | None = None
     family: Any = None
@@ -79,7 +81,7 @@ class Program:
 
     @functools.cached_property
     def _traced(self) -> Any:
-        return jax.jit(self.fn, donate_argnums=self.donate).trace(*self.args)
+        return jax.jit(self.fn, donate_argnums=self.donate, out_shardings=self.places).trace(*self.args)
 
     @property
     def outputs(self) -> Any:

@@ -15,6 +15,7 @@ from spendflops.contracts.evaluator import Evaluator
 from spendflops.contracts.objective import Views
 from spendflops.engine.optim import Optimizer
 from spendflops.engine.rundir import plain
+from spendflops.engine.sharding import Mesh
 
 ROLES = ("pretrain", "transfer")
 
@@ -59,6 +60,8 @@ class Stage:
         views: Sample -> inputs; None for the objective's own views with their defaults.
         batch_size: Global.
         accumulate: Micro-batches that a batch is divided into to save memory; see ``engine.step.train_step``.
+        mesh: How the devices share the work; no part of what a run is, since it changes no result: it may go on with
+            another one.
         optimizer: With its schedules.
         role: ``"pretrain"``: paid from the recipe's budget; ``"transfer"``: its own ``length`` and its own column.
         share: Part of the budget, for pre-training stages; the shares of a recipe sum to 1.
@@ -82,6 +85,7 @@ class Stage:
     init: tuple[InitFrom, ...] = ()
     skip_broken: int = 0
     accumulate: int = 1
+    mesh: Mesh = dataclasses.field(default_factory=Mesh, metadata={"described": False})
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

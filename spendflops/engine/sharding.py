@@ -1,31 +1,82 @@
-"""Where arrays live: the batch is split over a ``data`` axis, the state is on every device."""
+"""Where arrays live: every device has its rows of a batch, and all of the state or, of large tensors, its share.
+
+Programs are written for the global batch and the whole state; the compiler puts in what devices have to exchange.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spendflops.contracts import errors
 
+ROWS = PartitionSpec(("data", "fsdp"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """How a stage uses the devices. It changes neither what is computed, but for rounding, nor its price.
+
+    Attributes:
+        fsdp: Each large tensor of the state (parameters, EMA copies, moments) is divided over at most so many devices:
+            over the largest divisor of their number. 1 keeps all of it on every device.
+        min_size: Elements from which on a tensor is divided, along its longest axis that can be divided evenly.
+    """
+
+    fsdp: int = 1
+    min_size: int = 2**16
+
+    def __post_init__(self) -> None:
+        if self.fsdp < 1 or self.min_size < 1:
+            raise errors.ConfigError(f"Mesh: fsdp {self.fsdp}, min_size {self.min_size}", fix="both are at least 1")
+
+    @property
+    def ways(self) -> int:
+        """Devices over which a tensor is divided."""
+        devices = jax.device_count()
+        return max(n for n in range(1, min(self.fsdp, devices) + 1) if devices % n == 0)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """On every device."""
+        return NamedSharding(_devices(self.ways), PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding:
+        """Rows of the first axis over all devices."""
+        return NamedSharding(_devices(self.ways), ROWS)
+
+    def of(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Where a tensor of the state with this shape lives."""
+        axes = [axis for axis, size in enumerate(shape) if size % self.ways == 0]
+        if self.ways == 1 or math.prod(shape) < self.min_size or not axes:
+            return self.replicated
+        longest = max(axes, key=lambda axis: shape[axis])
+        return NamedSharding(_devices(self.ways), PartitionSpec(*[None] * longest, "fsdp"))
+
+    def struct(self, shape: tuple[int, ...], dtype: Any, *, batch: bool = False) -> jax.ShapeDtypeStruct:
+        """Shape, dtype and place of an argument that is not there yet: of the rows of a batch, or on every device."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.split if batch else self.replicated)
+
+    def state(self, shapes: Any) -> Any:
+        """The same of a state, or a part of it."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.of(x.shape)), shapes)
+
 
 @functools.cache
-def mesh() -> Mesh:
-    """All devices along one axis ``data``."""
-    # jax.make_mesh gives Explicit axes by default, under which ordinary reshapes raise.
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-
-
-def replicated() -> NamedSharding:
-    """On every device."""
-    return NamedSharding(mesh(), PartitionSpec())
-
-
-def split() -> NamedSharding:
-    """Split over the first axis."""
-    return NamedSharding(mesh(), PartitionSpec("data"))
+def _devices(ways: int) -> jax.sharding.Mesh:
+    """All devices, those of a host side by side, so that a host reads consecutive rows of a batch."""
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    grid = np.asarray(devices, object).reshape(-1, ways)
+    # Explicit axes, JAX's default, would make ordinary reshapes raise.
+    return jax.sharding.Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def check_batch(size: int, *, parts: int = 1) -> None:
@@ -41,11 +92,16 @@ def check_batch(size: int, *, parts: int = 1) -> None:
         )
 
 
-def struct(shape: tuple[int, ...], dtype: Any, *, batch: bool) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and place of an argument that is not there yet."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=split() if batch else replicated())
+def places(like: Any) -> Any:
+    """The shardings of a tree of arrays or of shapes."""
+    return jax.tree.map(lambda x: x.sharding, like)
 
 
-def place(tree: Any, *, batch: bool) -> Any:
-    """Host arrays to the devices."""
-    return jax.device_put(tree, split() if batch else replicated())
+def place(tree: Any, like: Any) -> Any:
+    """Host arrays to the devices, where ``like`` is."""
+    return jax.device_put(tree, places(like))
+
+
+def copied(tree: Any, like: Any) -> Any:
+    """Arrays of the host or of devices, copied to where ``like`` is."""
+    return jax.jit(lambda x: jax.tree.map(jnp.copy, x), out_shardings=places(like))(tree)

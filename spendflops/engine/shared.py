@@ -29,7 +29,7 @@ def training(stage: Stage, definition: Definition, inputs: dict[str, Any]) -> Pr
     if same is None:
         return _program(stage, definition, inputs, None)
     size = (stage.batch_size, stage.accumulate)
-    key = (stage.label, size, same, canonical(described))
+    key = (stage.label, size, stage.mesh, same, canonical(described))
     if key not in _KNOWN:
         _KNOWN[key] = _program(stage, definition, inputs, (size, same, canonical(_without_numbers(described))))
     return _KNOWN[key]
@@ -53,16 +53,15 @@ def _program(stage: Stage, definition: Definition, inputs: dict[str, Any], famil
     # Formulas are of a step that trains what the method itself trains.
     own = dataclasses.replace(optimizer, groups=None)
     as_meant = own.trained(params, objective) == optimizer.trained(params, objective)
-    run = {
-        "key": sharding.struct((), jax.random.key(0).dtype, batch=False),
-        "steps": sharding.struct((), np.int32, batch=False),
-    }
+    state = stage.mesh.state(state)
+    run = {"key": stage.mesh.struct((), jax.random.key(0).dtype), "steps": stage.mesh.struct((), np.int32)}
     return Program(
         name=f"{stage.label}/train",
         fn=train_step(definition, optimizer, accumulate=stage.accumulate),
-        args=(jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), state), inputs, run),
+        args=(state, inputs, run),
         examples=stage.batch_size,
         donate=(0,),
+        places=(sharding.places(state), stage.mesh.replicated),
         devices=jax.device_count(),
         closed_form=closed_form(definition, inputs) if as_meant else None,
         family=family,

@@ -119,8 +119,8 @@ class Subject:
         optimizer = self.optimizer(definition)
         key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
         state = jax.eval_shape(lambda k: create(definition, optimizer, k), key)
-        state = jax.tree.map(lambda x: sharding.struct(x.shape, x.dtype, batch=False), state)
-        call = {"key": sharding.struct((), key.dtype, batch=False), "steps": sharding.struct((), np.int32, batch=False)}
+        mesh = sharding.Mesh()
+        state, call = mesh.state(state), {"key": mesh.struct((), key.dtype), "steps": mesh.struct((), np.int32)}
         size = batch_size or self.batch_size
         inputs = self.inputs(size)
         return Program(
@@ -142,14 +142,15 @@ class Subject:
         """The state at step 0."""
         # Not compiled as a whole: so small, operation by operation is faster.
         made = create(self.definition, self.optimizer(self.definition), jax.random.key(0))
-        return sharding.place(made, batch=False)
+        return sharding.place(made, self.train.args[0])
 
     def step(
         self, state: Tree, batch: Mapping[str, np.ndarray], *, key: int = 0, program: Program | None = None
     ) -> tuple[Tree, dict[str, Any]]:
         """One step: the new state and the metrics."""
-        call = sharding.place({"key": jax.random.key(key), "steps": np.int32(100)}, batch=False)
-        return (program or self.train).compile()(state, sharding.place(dict(batch), batch=True), call)
+        program = program or self.train
+        call = sharding.place({"key": jax.random.key(key), "steps": np.int32(100)}, program.args[2])
+        return program.compile()(state, sharding.place(dict(batch), program.args[1]), call)
 
     def run(self, state: Tree, steps: range, *, key: int = 0, program: Program | None = None) -> list[tuple[Tree, Any]]:
         """States and metrics after each of the steps."""

@@ -72,7 +72,7 @@ def passes(prediction, params, cache=None):
 
 def test_what_is_found_is_what_would_be_computed_bit_for_bit(cache):
     built = build(wanted())
-    state = built.stages[0].init.compile()(sharding.place(jax.random.key(0), batch=False))
+    state = built.stages[0].init.compile()(jax.random.key(0))
     prediction = built.predictions[0]
     plain, none = passes(prediction, state["params"])
     assert none is None
@@ -248,13 +248,13 @@ def test_after_an_interruption_nothing_is_computed_again_or_wasted(cache, tmp_pa
     run_recipe(wanted(**TRAINED), tmp_path / "whole", quiet=True)
     place, calls = sharding.place, []
 
-    def interrupted(tree, *, batch):
+    def interrupted(tree, like):
         # The third batch of the evaluation: the first pass is in the ledger, the second is not.
-        if batch and "label" in tree:
+        if isinstance(tree, dict) and "label" in tree:
             calls.append(1)
             if len(calls) == 4:
                 raise KeyboardInterrupt
-        return place(tree, batch=batch)
+        return place(tree, like)
 
     monkeypatch.setattr(evaluate.sharding, "place", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -264,9 +264,8 @@ def test_frozen_parameters_keep_their_values_and_have_no_state():
     assert {p for s in state["opt"]["groups"].values() for p in s.mu} == {"head/bias", "head/kernel"}
     batch = {"image": jnp.ones((8, 16, 16, 3), jnp.uint8), "labels": jnp.zeros((8, 1), jnp.int32)}
     before = jax.device_get(flatten(state["params"]))
-    arguments = [sharding.place(x, batch=b) for x, b in ((state, False), (batch, True))]
-    call = sharding.place({"key": jax.random.key(1), "steps": np.int32(9)}, batch=False)
-    new, _ = built.train.compile()(*arguments, call)
+    call = {"key": jax.random.key(1), "steps": np.int32(9)}
+    new, _ = built.train.compile()(*sharding.place((state, batch, call), built.train.args))
     after = flatten(new["params"])
     changed = {p for p in before if not np.array_equal(before[p], after[p])}
     assert changed == {"head/bias", "head/kernel"}

@@ -74,9 +74,9 @@ def test_the_balance_notices_one_step_more(tmp_path, monkeypatch):
     def more(run, index, state, *rest):
         state = train(run, index, state, *rest)
         built = run.built.stages[index]
-        batch = {n: loop.sharding.place(np.zeros(s.shape, s.dtype), batch=True) for n, s in built.inputs.items()}
-        call = loop.sharding.place({"key": loop.jax.random.key(0), "steps": np.int32(3)}, batch=False)
-        state, _ = built.train.compile()(state, batch, call)
+        batch = {n: np.zeros(s.shape, s.dtype) for n, s in built.inputs.items()}
+        call = {"key": loop.jax.random.key(0), "steps": np.int32(3)}
+        state, _ = built.train.compile()(state, *loop.sharding.place((batch, call), built.train.args[1:]))
         checkpoints = Checkpoints(run.directory.path / "checkpoints" / "mae")
         checkpoints.save(int(state["step"]), state)
         checkpoints.close()

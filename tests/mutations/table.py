@@ -485,4 +485,18 @@ MUTATIONS = (
         "if self._due is not None:",
         "tests/engine/test_saving.py::test_a_row_is_written_once_its_checkpoint_is_whole",
     ),
+    Mutation(
+        "the mesh makes another run",
+        "spendflops/engine/recipe.py",
+        'metadata={"described": False}',
+        "metadata={}",
+        "tests/engine/test_sharding.py::test_the_mesh_is_no_part_of_what_a_run_is",
+    ),
+    Mutation(
+        "the compiler chooses where a new state lives",
+        "spendflops/engine/build.py",
+        "places=state, ",
+        "",
+        "tests/engine/test_sharding.py::test_a_program_keeps_the_state_where_it_is_and_moves_no_rows",
+    ),
 )
