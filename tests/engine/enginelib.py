@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from spendflops_plugins.accuracy import Accuracy
+from spendflops_plugins.dino import DINO
 from spendflops_plugins.knn import KNN
 from spendflops_plugins.mae import MAE
 from spendflops_plugins.simclr import SimCLR
@@ -30,6 +31,7 @@ VIT = functools.partial(ViT, image_size=16, patch_size=4, dim=16, depth=1, heads
 METHODS = {
     "supervised": functools.partial(Supervised, head_init="trunc_normal"),
     "mae": functools.partial(MAE, decoder_dim=16, decoder_depth=1, decoder_heads=2),
+    "dino": functools.partial(DINO, out_dim=32, hidden=16, bottleneck=8),
     "simclr": functools.partial(SimCLR, projector_layers=2, projector_dim=8),
 }
 
