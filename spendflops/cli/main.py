@@ -44,7 +44,10 @@ def run() -> None:
     """The console script."""
     if sys.argv[1:2] in (["study"], ["train"]):
         _start_with_huge_pages()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if "spendflops.engine.hosts" in sys.modules:
+        sys.modules["spendflops.engine.hosts"].leave(code)
+    sys.exit(code)
 
 
 def _start_with_huge_pages() -> None:
@@ -125,6 +128,9 @@ def _show(error: Exception, known: flags.FlagValues, code: int) -> None:
     full = "".join(traceback.format_exception(error))
     if known.traceback:
         print(full, file=sys.stderr)
+    hosts = sys.modules.get("spendflops.engine.hosts")
+    if hosts and hosts.joined() and not hosts.first():
+        return
     workdir = known["workdir"].value if "workdir" in known else None
     if workdir and Path(workdir).is_dir():
         try:

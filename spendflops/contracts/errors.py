@@ -76,6 +76,12 @@ class Preempted(SpendflopsError):
     exit_code = 75
 
 
+class HostLost(SpendflopsError):
+    """Another process of a job of several hosts is gone: the same command goes on from the last checkpoint."""
+
+    exit_code = 75
+
+
 class Interrupted(SpendflopsError):
     """Stopped by the keyboard: the state is saved, the same command goes on."""
 

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from spendflops.contracts import errors
+from spendflops.engine import hosts
 from spendflops.engine.rundir import storage_error, write_atomically
 from spendflops.engine.sharding import Mesh
 
@@ -91,7 +92,8 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self._manager.wait_until_finished()
-            write_atomically(self.folder / str(step) / DIGEST, _digest(self.folder / str(step)))
+            if hosts.first():
+                write_atomically(self.folder / str(step) / DIGEST, _digest(self.folder / str(step)))
         except (OSError, ValueError) as error:
             # The storage library reports a full disk as a ValueError.
             if isinstance(error, OSError) or "No space left" in str(error) or "Disk quota" in str(error):
@@ -155,7 +157,8 @@ class Checkpoints:
     def _check(self, step: int) -> None:
         digest = self.folder / str(step) / DIGEST
         # A process that was killed before it wrote the digest had written the checkpoint.
-        if digest.exists() and digest.read_text() != _digest(digest.parent):
+        damaged = hosts.first() and digest.exists() and digest.read_text() != _digest(digest.parent)
+        if hosts.agree(damaged):
             raise errors.DataError(f"{digest.parent} is damaged", why="its content has another digest")
 
     def discard_after(self, step: int) -> None:

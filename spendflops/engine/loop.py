@@ -8,10 +8,9 @@ import dataclasses
 import json
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ import numpy as np
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.accounts.regions import WORLD
 from spendflops.contracts import errors
-from spendflops.engine import accounting, data, evaluate, metering, preflight, probes, sharding, skips, trunk
+from spendflops.engine import accounting, data, evaluate, hosts, metering, preflight, probes, sharding, skips, trunk
 from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
@@ -32,41 +31,11 @@ from spendflops.engine.recipe import Recipe, Stage
 from spendflops.engine.rundir import STORAGE, Progress, RunDir, locked, storage_error, write_atomically
 from spendflops.engine.saving import Saving
 from spendflops.engine.state import Tree, inherit, transferred, unflatten
+from spendflops.engine.stopping import StopRequest
 from spendflops.weights.folder import open_folder
 
 MODEL = ("params", "stats", "ema")
 """The parts of a state that outlive their stage."""
-
-
-class StopRequest:
-    """SIGTERM and SIGINT ask the loop to save and leave; a second SIGINT ends at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[StopRequest]:
-        """Installs the handlers for the time of a run (in the main thread: others cannot)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-
-        def note(number: int, frame: Any) -> None:
-            if self.signal == signal.SIGINT == number:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def error(self, where: str) -> errors.SpendflopsError:
-        """The error to leave with."""
-        kind = errors.Preempted if self.signal == signal.SIGTERM else errors.Interrupted
-        return kind(f"stopped at {where}, everything is saved", fix="the same command goes on from here")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -113,18 +82,26 @@ def run_recipe(
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
     """
+    with hosts.folder(workdir) as folder:
+        return _run_in(folder, workdir, recipe, texts or {}, quiet, features, checked, region, shorter)
+
+
+def _run_in(
+    folder: Path, home: str | os.PathLike[str], recipe: Recipe, texts: Mapping[str, str], quiet: bool,
+    features: FeatureCache | None, checked: bool, region: str, shorter: str | None,
+) -> dict[str, Any]:  # fmt: skip
     config = describe(recipe)
-    directory = RunDir.open(workdir, config)
+    directory = RunDir.open(folder, config, home=home)
     finished = directory.result()
     if finished is not None:
         return finished
     with locked(directory.path), StopRequest().listening() as stop:
         try:
             # Again, now that nobody else can be making it.
-            directory = RunDir.open(workdir, config, region=region)
-            return _run(recipe, directory, stop, texts or {}, quiet, features, checked, shorter)
+            directory = RunDir.open(folder, config, region=region, home=home)
+            return _run(recipe, directory, stop, texts, quiet, features, checked, shorter)
         except Exception as error:
-            shown = translate(error)
+            shown = hosts.lost(error) or translate(error)
             if isinstance(error, OSError) and error.errno in STORAGE:
                 shown = storage_error(error.filename or directory.path, error)
             code = getattr(shown, "exit_code", 1)
@@ -141,11 +118,17 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     stored = directory.resolved
     built = build(recipe, steps=stored["steps"] if stored else None)
+    if hosts.several() and any(stage.skip_broken for stage in recipe.stages):
+        raise errors.ConfigError(
+            "Stage.skip_broken with several hosts",
+            why="each host would count the broken examples of its own rows alone",
+            fix="leave broken examples out of the data: `spendflops data verify` names them",
+        )
     if stored is None:
-        preflight.check_starts(built, directory.path)
-        if not checked:
+        preflight.check_starts(built, directory.home)
+        if hosts.first() and not checked:
             preflight.check_data(built)
-    found = None if stored or shorter is None else trunk.find(built, directory.path, shorter)
+    found = None if stored or shorter is None else trunk.find(built, directory.home, shorter)
     names = [s.label for s in recipe.stages]
     directory.settle(
         {
@@ -159,7 +142,7 @@ def _run(
         texts,
     )
     directory.status(state="running", pid=os.getpid())
-    log = MetricsLog(directory.path, quiet=quiet)
+    log = MetricsLog(directory.path, quiet=quiet or not hosts.first())
     ledger = Ledger(directory.path / "ledger.jsonl")
     run = Run(built=built, directory=directory, ledger=ledger, log=log, stop=stop, features=features)
     with contextlib.closing(log), metering.metered(directory.path):
@@ -176,7 +159,7 @@ def run_stage(run: Run, index: int) -> None:
     """Trains one stage to its last step, from its last checkpoint if there is one."""
     stage, built, steps = run.recipe.stages[index], run.built.stages[index], run.built.steps[index]
     leaves, every = trunk.leaves(stage, steps), run.recipe.checkpoint_every
-    checkpoints = Checkpoints(run.directory.path / "checkpoints" / stage.label, always=leaves)
+    checkpoints = Checkpoints(run.directory.home / "checkpoints" / stage.label, always=leaves)
     progress = Progress(run.directory.path / "checkpoints" / f"{stage.label}.progress")
     with contextlib.closing(checkpoints), contextlib.closing(progress):
         restored = checkpoints.restore(built.train.args[0])
@@ -203,7 +186,7 @@ def _begin(run: Run, index: int) -> tuple[int, Tree]:
     if found is None or index:
         return 0, _initial(run, index)
     run.log.say(f"{run.recipe.stages[index].label} goes on from step {found['step']} of {found['run']}")
-    return trunk.begin(run.built, run.directory.path, found, run.ledger)
+    return trunk.begin(run.built, run.directory.home, found, run.ledger)
 
 
 def _initial(run: Run, index: int) -> Tree:
@@ -214,7 +197,7 @@ def _initial(run: Run, index: int) -> Tree:
         if init.weights:
             source = unflatten(open_folder(init.weights).read()), {}
         else:
-            source = run.model(init.stage) if init.stage else load(parent(run.directory.path, init)).values
+            source = run.model(init.stage) if init.stage else load(parent(run.directory.home, init)).values
         state, lines = inherit(built.definition, state, source, select=init.select, allow=init.allow)
         # Copies: the source lives on in `states` while this state's memory is donated to the step.
         model = {kind: state[kind] for kind in MODEL}
@@ -222,7 +205,7 @@ def _initial(run: Run, index: int) -> Tree:
         counts = collections.Counter(line.partition("  ")[0] for line in lines)
         what = f"{stage.label} from {init.source}: {', '.join(f'{n} {k}' for k, n in counts.items())}"
         if init.weights:
-            what += f"; FLOPs that went into it: {prior_flops(run.directory.path, init) or 'unknown'}"
+            what += f"; FLOPs that went into it: {prior_flops(run.directory.home, init) or 'unknown'}"
         told = [line for line in lines if line.startswith(("left new", "resampled"))]
         run.log.table(f"init-{stage.label}-{number}.txt", lines, show=[what, *told])
     table = stage.optimizer.table(built.definition.params, built.definition.example)
@@ -247,7 +230,7 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    data.check_batch(batches[first], built.inputs, stage.label)
+    data.check_batch(batches[first], sharding.own_rows(built.inputs), stage.label)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.recipe.seed), index), 1)
     call = sharding.place({"key": key, "steps": np.int32(steps)}, built.train.args[2])
     step_fn = built.train.compile()
@@ -262,7 +245,7 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
     with batches.read(first, steps) as reader:
         for step in range(first, steps):
             waited = time.perf_counter()
-            batch = sharding.place(next(reader), built.train.args[1])
+            batch = sharding.place_rows(next(reader), built.train.args[1])
             shown.waited += time.perf_counter() - waited
             if skipped is not None and skipped.new:
                 skips.tell(run.directory.path, run.log, stage.label, skipped)
@@ -273,6 +256,7 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
                 _check_finite(metrics, stage, step - 1)
             metrics, done = new, step + 1
             last = done == steps
+            stopping = run.stop.after(stage.label, done)
             if last or done % run.recipe.log_every == 0:
                 _check_finite(metrics, stage, step)
                 shown.row(
@@ -280,7 +264,7 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
                 )
                 run.directory.status(state="running", pid=os.getpid(), stage=stage.label, step=done, steps=steps)
             permanent = last or done == accounting.permanent(done, every=every, leaves=leaves)
-            if permanent or run.stop.signal is not None:
+            if permanent or stopping:
                 _check_finite(metrics, stage, step)
                 saving.save(done, state, row=permanent)
             try:
@@ -289,7 +273,7 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
             except errors.DivergedError:
                 saving.count(done)
                 raise
-            if run.stop.signal is not None and not last:
+            if stopping and not last:
                 raise run.stop.error(f"{stage.label} step {done} of {steps}")
     return state
 
@@ -323,7 +307,7 @@ def run_evaluations(run: Run) -> list[dict[str, Any]]:
         if run.ledger.steps(program.name):
             entry |= {"kind": "wasted", "calls": calls - found, "note": "scored again after an interruption"}
         run.ledger.append(Entry(**entry, seconds=time.perf_counter() - started))
-        if run.stop.signal is not None:
+        if run.stop.anywhere():
             raise run.stop.error(f"evaluation {program.name}")
     if run.features:
         run.features.trim()
@@ -351,7 +335,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
             }
         )
     starts = {init.source: init for stage in run.recipe.stages for init in stage.init if not init.stage}
-    before = [prior_flops(run.directory.path, init) for init in starts.values()]
+    before = [prior_flops(run.directory.home, init) for init in starts.values()]
     prior = None if None in before else sum(before)
     roles = ("pretrain", "transfer", "evaluate")
     return {
@@ -370,7 +354,7 @@ def summary(run: Run, scores: list[dict[str, Any]]) -> dict[str, Any]:
         "phases": {role: ledger.phases(role=role) for role in roles},
         "hardware_flops": {role: ledger.hardware_total(role=role) for role in roles},
         "seconds": {
-            "prior": sum(prior_seconds(run.directory.path, init) for init in starts.values()),
+            "prior": sum(prior_seconds(run.directory.home, init) for init in starts.values()),
             **{role: ledger.seconds(role=role) for role in roles},
             "trunk": ledger.trunk_seconds(),
         },

@@ -31,6 +31,8 @@ def metered(folder: Path, meter: Meter | None = None, *, every: float = EVERY) -
     """Reads the counters while the block runs, and keeps what they say in the run's folder."""
     meter = meter or this_meter()
     attempts = read_json(folder / FILE) or []
+    # Nobody reads the counters of other hosts: then what is read is not the run's energy.
+    others = {"other hosts": "not read"} if jax.process_count() > 1 else {}
     started, stop = time.perf_counter(), threading.Event()
     lock = threading.Lock()
 
@@ -40,8 +42,8 @@ def metered(folder: Path, meter: Meter | None = None, *, every: float = EVERY) -
             row = {
                 "seconds": time.perf_counter() - started,
                 "joules": joules,
-                "missing": meter.missing,
-                "complete": meter.complete,
+                "missing": {**meter.missing, **others},
+                "complete": meter.complete and not others,
                 "closed": closed,
             }
             write_atomically(folder / FILE, json.dumps([*attempts, row], indent=1, sort_keys=True))

@@ -78,16 +78,22 @@ class RunDir:
             directory was made.
         fresh: Whether it was made just now.
         region: Where the machine stands that made it.
+        home: The folder that all hosts see: with checkpoints, and beside other runs. ``path``, but for hosts that are
+            not the first.
     """
 
     path: Path
+    home: Path
     config: dict[str, Any]
     resolved: dict[str, Any] | None
     fresh: bool
     region: str = WORLD
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, region: str = WORLD) -> RunDir:
+    def open(
+        cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, region: str = WORLD,
+        home: str | os.PathLike[str] | None = None,
+    ) -> RunDir:  # fmt: skip
         """Makes the directory, or opens it if it holds a run of the same configuration.
 
         Raises:
@@ -95,6 +101,7 @@ class RunDir:
             errors.DataError: It cannot be written.
         """
         folder = Path(path)
+        home = Path(path if home is None else home)
         try:
             for part in ("", "checkpoints", "events", "logs"):
                 (folder / part).mkdir(parents=True, exist_ok=True)
@@ -102,7 +109,7 @@ class RunDir:
             raise storage_error(folder, error) from error
         existing = folder / "config.json"
         if not existing.exists():
-            return cls(path=folder, config=dict(config), resolved=None, fresh=True, region=region)
+            return cls(path=folder, home=home, config=dict(config), resolved=None, fresh=True, region=region)
         stored = json.loads(existing.read_text(encoding="utf-8"))
         given = json.loads(json.dumps(config))
         if stored["config"] != given:
@@ -111,7 +118,7 @@ class RunDir:
                 why="the difference is\n" + _difference(stored["config"], given),
                 fix="use another --workdir, or the configuration that it was made with",
             )
-        return cls(path=folder, config=given, resolved=stored["resolved"], fresh=False)
+        return cls(path=folder, home=home, config=given, resolved=stored["resolved"], fresh=False)
 
     def settle(self, resolved: Mapping[str, Any], texts: Mapping[str, str]) -> None:
         """Writes what the run is: resolved budget, configuration texts, environment. Once, when it is new."""

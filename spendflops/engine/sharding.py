@@ -98,8 +98,32 @@ def places(like: Any) -> Any:
 
 
 def place(tree: Any, like: Any) -> Any:
-    """Host arrays to the devices, where ``like`` is."""
-    return jax.device_put(tree, places(like))
+    """Arrays of the host, the same on every host, to the devices where ``like`` is."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, places(like))
+    return jax.tree.map(_placed, tree, places(like))
+
+
+def _placed(array: Any, where: NamedSharding) -> jax.Array:
+    if jnp.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
+        # A key cannot be put on other hosts' devices; its words can.
+        words = _placed(jax.random.key_data(array), where)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(array))
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+
+def place_rows(batch: Any, like: Any) -> Any:
+    """The rows of a batch that this host read, to its devices: with those of the other hosts they are ``like``."""
+    if jax.process_count() == 1:
+        return place(batch, like)
+    return jax.tree.map(lambda x, s: jax.make_array_from_process_local_data(s.sharding, x, s.shape), batch, like)
+
+
+def own_rows(structs: Any) -> Any:
+    """Shapes of the rows of a batch that this host reads."""
+    hosts = jax.process_count()
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct((s.shape[0] // hosts, *s.shape[1:]), s.dtype), structs)
 
 
 def copied(tree: Any, like: Any) -> Any:
