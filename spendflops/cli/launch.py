@@ -13,6 +13,9 @@ from spendflops.cli import terms
 from spendflops.contracts import conformity, errors, registry
 from spendflops.contracts.launcher import Job, Launcher
 
+SLOW = 1e11
+"""FLOP/s that are taken to be reached where nobody knows the machine: too few rather than too many."""
+
 
 def define(known: flags.FlagValues) -> None:
     """Adds the flags."""
@@ -39,9 +42,8 @@ def start(known: flags.FlagValues, study: Any, keep: Callable[[], Path]) -> int:
 
     body = plan_study(study, terms=terms.read(known))
     print(told(body))
-    hours = body["price"]["hours"] if "price" in body else None
-    if not known.yes and (hours is None or hours > known.ask_above):
-        _ask(hours, known.ask_above)
+    if not known.yes:
+        _ask(body, known.ask_above)
     folder = keep().resolve()
     command = (sys.executable, "-m", "spendflops", "study", "run", *worker_flags(known, folder))
     job = Job(command=command, directory=Path.cwd(), folder=folder, workers=known.workers)
@@ -103,18 +105,23 @@ def told(body: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _ask(hours: float | None, above: float) -> None:
-    """Asks whether to go on.
+def _ask(body: Mapping[str, Any], above: float) -> None:
+    """Asks whether to go on, where a study takes more than some hours.
 
     Raises:
         errors.ConfigError: The answer is no, or nobody is there to give one.
     """
-    why = "nobody knows how many hours that is" if hours is None else f"that is more than {above:g} hours"
+    hours, reason = (body["price"]["hours"] if "price" in body else None), f"that is more than {above:g} hours"
+    if hours is None:
+        hours = sum(body["totals"].values()) / SLOW / 3600
+        reason = f"at {SLOW:g} FLOP/s, as of a slow processor, {reason}"
+    if hours <= above:
+        return
     if not sys.stdin.isatty():
         raise errors.ConfigError(
-            f"not launched: {why}",
-            why="the question has no answer where the input is no terminal",
-            fix="--yes answers it; --ask_above HOURS moves the threshold, --machine says where the workers run",
+            f"not launched: {reason}",
+            why="it would be asked whether to go on, and the input is no terminal",
+            fix="--yes answers; --ask_above HOURS moves the threshold, --machine says where the workers run",
         )
-    if input(f"{why}: launch? [y/N] ").strip().lower() not in ("y", "yes"):
+    if input(f"{reason}: launch? [y/N] ").strip().lower() not in ("y", "yes"):
         raise errors.ConfigError("not launched")
