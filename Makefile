@@ -1,4 +1,4 @@
-# make quickstart | test | test-slow | test-parity | test-mutations | lint | bench | wheel | clean
+# make quickstart | test | test-slow | test-parity | test-mutations | campaign | lint | bench | wheel | clean
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARITY ?= $(VENV)/parity
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test test-slow test-parity test-mutations lint bench wheel clean
+.PHONY: quickstart test test-slow test-parity test-mutations campaign lint bench wheel clean
 
 # The environment is made anew only when what is to be installed has changed.
 $(VENV)/.installed: setup.cfg pyproject.toml $(wildcard constraints/*.txt)
@@ -42,6 +42,10 @@ test-parity: $(PARITY)/.installed
 
 test-mutations: $(VENV)/.installed
 	$(BIN)/python tests/mutations/run.py
+
+# A hundred kills in the middle of whatever a run does: a quarter of an hour on a core.
+campaign: $(VENV)/.installed
+	$(BIN)/python tests/campaign/campaign.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
