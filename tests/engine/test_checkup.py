@@ -38,7 +38,8 @@ def test_what_is_missing_has_a_reason(tmp_path):
 
 def test_a_file_system_without_exclusive_creation_is_a_problem(tmp_path, monkeypatch):
     real = os.open
-    monkeypatch.setattr(disk.os, "open", lambda path, flags, **more: real(path, flags & ~os.O_EXCL, **more))
+    loose = lambda path, flags, *more, **to: real(path, flags & ~os.O_EXCL, *more, **to)  # noqa: E731
+    monkeypatch.setattr(disk.os, "open", loose)
     assert not disk.exclusive(tmp_path)
     finding = found(tmp_path)["one of many makes a file (O_EXCL)"]
     assert finding.ok is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -46,7 +47,6 @@ JobRequeue=1
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SchedulerParameters=preempt_send_user_signal
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES PriorityTier=1 GraceTime=60 State=UP
 PartitionName=urgent Nodes={host} PriorityTier=10 State=UP
@@ -140,8 +140,8 @@ def test_a_preempted_run_is_queued_again_and_ends_the_same_in_every_bit(cluster,
     wait(lambda: reached(run) > 600, 120, "the job does not run")
     # A job of a higher partition takes the only node away.
     urgent = answer("sbatch", "--parsable", "-p", "urgent", "-c", "2", "-o", "/dev/null", "--wrap", "sleep 1")
-    wait(lambda: status(folder).counts["stopped"], 60, "the worker does not leave")
-    assert 600 < reached(run) < 3000
+    wait(lambda: not status(folder).counts["running"], 60, "the worker does not leave")
+    assert 600 < reached(run) < 3000 and json.loads((run / "status.json").read_text())["exit_code"] == 75
     wait(lambda: urgent not in answer("squeue", "-h", "-o", "%i"), 60, "the urgent job does not end")
     wait(lambda: (run / "result.json").exists(), 300, "the job does not come back")
     wait(lambda: (folder / "report.html").exists(), 60, "no report")

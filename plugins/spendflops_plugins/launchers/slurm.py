@@ -1,13 +1,13 @@
 """Workers as an array of Slurm jobs, through submitit. The study's folder says what is done and left: no sacct.
 
 A job that Slurm is about to end, at its time limit or for one of higher priority, gets a signal: its worker saves a
-checkpoint and leaves, and the job is queued again. SIGTERM alone, as after ``scancel``, also lets the worker save;
-whether such a job comes back is Slurm's to say.
+checkpoint and leaves, and the job is queued again. After ``scancel`` the worker saves as well, and the job stays away.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import signal
 import subprocess
@@ -104,9 +104,13 @@ class Worker:
         signal.signal(signal.SIGTERM, lambda *_: self._tell())
         while self.process.poll() is None:
             time.sleep(POLL)
-        if self.process.returncode not in (0, 1, AGAIN):
-            raise RuntimeError(f"the worker ended with {self.process.returncode}")
-        return self.process.returncode
+        code = self.process.returncode
+        if code == AGAIN and _wanted(os.environ["SLURM_JOB_ID"]):
+            # Told with SIGTERM, which submitit leaves to us: a job that ended by itself would not come back.
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+        elif code not in (0, 1, AGAIN):
+            raise RuntimeError(f"the worker ended with {code}")
+        return code
 
     def checkpoint(self, number: int) -> Any:
         """Lets the worker save, and gives what the job does when it runs again; submitit calls it and requeues."""
@@ -121,3 +125,9 @@ class Worker:
     def _tell(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
+
+
+def _wanted(job: str) -> bool:
+    """Whether a job is still to run, which one that somebody has cancelled is not."""
+    shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True, timeout=60)
+    return re.search(r"JobState=(RUNNING|SUSPENDED)\b", shown.stdout) is not None
