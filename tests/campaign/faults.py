@@ -63,7 +63,7 @@ def kill_at_a_moment(dice):
 
 def kill_in_a_checkpoint(dice):
     """SIGKILL while a checkpoint is written, or right after it, before the ledger says so."""
-    after, save = dice.uniform(0, 0.06), checkpoint.Checkpoints.save
+    after, write = dice.uniform(0, 0.06), checkpoint.Checkpoints._write
     left = dice.randint(1, 2)
 
     def dying(self, step, state):
@@ -71,9 +71,9 @@ def kill_in_a_checkpoint(dice):
         left -= 1
         if left == 0:
             soon(after)
-        save(self, step, state)
+        write(self, step, state)
 
-    checkpoint.Checkpoints.save = dying
+    checkpoint.Checkpoints._write = dying
 
 
 def kill_in_a_line_of_the_ledger(dice):
