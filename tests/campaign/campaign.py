@@ -123,20 +123,20 @@ def campaign(folder, *, kills, a_chain=4, seed=0, say=print):
         assert attempt(make, folder / name, cache) == 0
         expected[name] = compared(make, labels, folder / name)
         assert expected[name]
-    kinds = collections.deque(fault.__name__ for fault in faults.FAULTS)
+    # Each recipe goes through all of them.
+    kinds = {name: collections.deque(fault.__name__ for fault in faults.FAULTS) for name in RECIPES}
     started = time.time()
     while hits < kills:
         name = list(RECIPES)[len(chains) % len(RECIPES)]
         wanted = min(a_chain, kills - hits)
-        done = chain(
-            name, folder / f"chain{len(chains)}", cache, expected[name], kills=wanted, dice=dice, kinds=list(kinds)
-        )
+        options = {"kills": wanted, "dice": dice, "kinds": list(kinds[name])}
+        done = chain(name, folder / f"chain{len(chains)}", cache, expected[name], **options)
         chains.append(done)
-        kinds.rotate(-len(done["attempts"]))
+        kinds[name].rotate(-len(done["attempts"]))
         hits += sum(attempt["code"] != 0 for attempt in done["attempts"])
         told = ", ".join(f"{a['fault']} {a['code']}" for a in done["attempts"])
         say(f"{hits:4}/{kills} {name}: {told}: {'equal' if done['equal'] else 'DIFFERENT'}")
-    counted = collections.Counter(a["fault"] for c in chains for a in c["attempts"] if a["code"])
+    counted = collections.Counter(f"{c['recipe']}: {a['fault']}" for c in chains for a in c["attempts"] if a["code"])
     return {
         "kills": hits,
         "by_fault": dict(sorted(counted.items())),

@@ -499,4 +499,25 @@ MUTATIONS = (
         "",
         "tests/engine/test_sharding.py::test_a_program_keeps_the_state_where_it_is_and_moves_no_rows",
     ),
+    Mutation(
+        "two workers get one row",
+        "spendflops/study/claims.py",
+        "os.O_CREAT | os.O_EXCL | os.O_WRONLY",
+        "os.O_CREAT | os.O_WRONLY",
+        "tests/study/test_claims.py::test_one_of_many_workers_gets_a_name",
+    ),
+    Mutation(
+        "a worker that slept takes the rows of those who slept with it",
+        "spendflops/study/claims.py",
+        "min(now - looked, self.every)",
+        "(now - looked)",
+        "tests/study/test_claims.py::test_who_was_stopped_together_with_the_others_hears_them_again_first",
+    ),
+    Mutation(
+        "a row that ended while it was claimed is run again",
+        "spendflops/study/launch.py",
+        "            if found is not None:\n                return found\n",
+        "",
+        "tests/study/test_agenda.py::test_a_row_that_ends_between_the_look_and_the_claim_is_not_run_again",
+    ),
 )
