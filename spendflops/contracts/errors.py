@@ -6,6 +6,9 @@ A message has three short parts: what happened, why, how to fix it. A library tr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class SpendflopsError(Exception):
     """Base of every error raised on purpose.
@@ -65,9 +68,14 @@ class OutOfMemoryError(SpendflopsError):
 
 
 class DivergedError(SpendflopsError):
-    """A loss or a gradient became non-finite."""
+    """A loss or a gradient became non-finite.
+
+    Attributes:
+        where: ``stage`` and ``step``, where it is a step that diverged.
+    """
 
     exit_code = 5
+    where: Mapping[str, object] = MappingProxyType({})
 
 
 class Preempted(SpendflopsError):

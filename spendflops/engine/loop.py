@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Run:
     log: MetricsLog
     stop: StopRequest
     features: FeatureCache | None = None
+    watch: Callable[..., None] | None = None
     states: dict[str, Tree] = dataclasses.field(default_factory=dict)
 
     @property
@@ -64,6 +65,7 @@ class Run:
 def run_recipe(
     recipe: Recipe, workdir: str | os.PathLike[str], *, texts: Mapping[str, str] | None = None, quiet: bool = False,
     features: FeatureCache | None = None, checked: bool = False, region: str = WORLD, shorter: str | None = None,
+    watch: Callable[..., None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Runs a recipe in a directory, or goes on with it, and returns its result.
 
@@ -78,17 +80,19 @@ def run_recipe(
         region: Where the machine stands, for the CO2e of a new run.
         shorter: A finished run of the same recipe with a smaller budget, relative to ``workdir`` or to the working
             directory: a new run goes on from the end of its trunk (:mod:`spendflops.engine.trunk`).
+        watch: Called with ``(stage, step, state=, batch=, call=)`` before every step, which takes the state's memory.
 
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
     """
     with hosts.folder(workdir) as folder:
-        return _run_in(folder, workdir, recipe, texts or {}, quiet, features, checked, region, shorter)
+        return _run_in(folder, workdir, recipe, texts or {}, quiet, features, checked, region, shorter, watch)
 
 
 def _run_in(
     folder: Path, home: str | os.PathLike[str], recipe: Recipe, texts: Mapping[str, str], quiet: bool,
     features: FeatureCache | None, checked: bool, region: str, shorter: str | None,
+    watch: Callable[..., None] | None,
 ) -> dict[str, Any]:  # fmt: skip
     config = describe(recipe)
     directory = RunDir.open(folder, config, home=home)
@@ -99,14 +103,15 @@ def _run_in(
         try:
             # Again, now that nobody else can be making it.
             directory = RunDir.open(folder, config, region=region, home=home)
-            return _run(recipe, directory, stop, texts, quiet, features, checked, shorter)
+            return _run(recipe, directory, stop, texts, quiet, features, checked, shorter, watch)
         except Exception as error:
             shown = hosts.lost(error) or translate(error)
             if isinstance(error, OSError) and error.errno in STORAGE:
                 shown = storage_error(error.filename or directory.path, error)
             code = getattr(shown, "exit_code", 1)
+            said = {"state": "stopped" if code in (75, 130) else "failed", "exit_code": code, "error": str(shown)}
             with contextlib.suppress(errors.DataError):
-                directory.status(state="stopped" if code in (75, 130) else "failed", exit_code=code, error=str(shown))
+                directory.status(**said, **getattr(shown, "where", {}))
             if shown is error:
                 raise
             raise shown from error
@@ -115,6 +120,7 @@ def _run_in(
 def _run(
     recipe: Recipe, directory: RunDir, stop: StopRequest, texts: Mapping[str, str], quiet: bool,
     features: FeatureCache | None, checked: bool, shorter: str | None,
+    watch: Callable[..., None] | None,
 ) -> dict[str, Any]:  # fmt: skip
     stored = directory.resolved
     built = build(recipe, steps=stored["steps"] if stored else None)
@@ -144,7 +150,7 @@ def _run(
     directory.status(state="running", pid=os.getpid())
     log = MetricsLog(directory.path, quiet=quiet or not hosts.first())
     ledger = Ledger(directory.path / "ledger.jsonl")
-    run = Run(built=built, directory=directory, ledger=ledger, log=log, stop=stop, features=features)
+    run = Run(built=built, directory=directory, ledger=ledger, log=log, stop=stop, features=features, watch=watch)
     with contextlib.closing(log), metering.metered(directory.path):
         for index in range(len(recipe.stages)):
             run_stage(run, index)
@@ -249,6 +255,8 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
             shown.waited += time.perf_counter() - waited
             if skipped is not None and skipped.new:
                 skips.tell(run.directory.path, run.log, stage.label, skipped)
+            if run.watch is not None:
+                run.watch(stage.label, step, state=state, batch=batch, call=call)
             state, new = step_fn(state, batch, call)
             saving.reached(step + 1)
             # Looks one step back, so that the device never waits for the host.
@@ -282,11 +290,13 @@ def _check_finite(metrics: Mapping[str, Any], stage: Stage, step: int) -> None:
     if math.isfinite(float(metrics["health"])):
         return
     bad = [name for name, value in metrics.items() if name != "health" and not math.isfinite(float(value))]
-    raise errors.DivergedError(
+    error = errors.DivergedError(
         f"stage {stage.label!r} diverged at step {step}: {', '.join(bad)} is not finite",
         why=f"learning rate {float(metrics['lr']):.3g}, gradient norm {float(metrics['grad_norm']):.3g}",
-        fix="a lower learning rate or a longer warm-up; the same command replays it from the last checkpoint",
+        fix="a lower learning rate or a longer warm-up; `spendflops replay` writes what went into that step to a file",
     )
+    error.where = {"stage": stage.label, "step": step}
+    raise error
 
 
 def run_evaluations(run: Run) -> list[dict[str, Any]]:
