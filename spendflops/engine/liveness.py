@@ -45,9 +45,8 @@ def _walk(program: Jaxpr, *, free: set[Var]) -> int:
         held += results
         mine.update(eqn.outvars)
         # What nobody reads again, and what nobody reads at all.
-        done = [
-            v for v in {*eqn.invars, *eqn.outvars} if isinstance(v, Var) and v in mine and uses.get(v, place) == place
-        ]
+        touched = {v for v in (*eqn.invars, *eqn.outvars) if isinstance(v, Var)}
+        done = [v for v in touched if v in mine and uses.get(v, place) == place]
         for var in done:
             if var not in last:
                 held -= _bytes(var)

@@ -19,7 +19,19 @@ import numpy as np
 from spendflops.accounts.ledger import Entry, Ledger
 from spendflops.accounts.regions import WORLD
 from spendflops.contracts import errors
-from spendflops.engine import accounting, data, evaluate, hosts, metering, preflight, probes, sharding, skips, trunk
+from spendflops.engine import (
+    accounting,
+    data,
+    evaluate,
+    fitting,
+    hosts,
+    metering,
+    preflight,
+    probes,
+    sharding,
+    skips,
+    trunk,
+)
 from spendflops.engine.build import Built, build, length, open_source
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.describe import describe
@@ -108,6 +120,8 @@ def _run_in(
             shown = hosts.lost(error) or translate(error)
             if isinstance(error, OSError) and error.errno in STORAGE:
                 shown = storage_error(error.filename or directory.path, error)
+            if isinstance(shown, errors.OutOfMemoryError):
+                shown = fitting.explained(recipe, shown)
             code = getattr(shown, "exit_code", 1)
             said = {"state": "stopped" if code in (75, 130) else "failed", "exit_code": code, "error": str(shown)}
             with contextlib.suppress(errors.DataError):

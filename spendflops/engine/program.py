@@ -16,6 +16,7 @@ import jax
 
 from spendflops.accounts.flops import Cost, count_hlo, count_jaxpr, hlo_text
 from spendflops.contracts import errors
+from spendflops.engine.liveness import peak_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,21 @@ class Program:
         What is computed again to save memory is not among them: a budget buys the same steps with and without.
         """
         return count_jaxpr(self._traced.jaxpr).without_recomputation()
+
+    @property
+    def with_recomputation(self) -> Cost:
+        """Model FLOPs of one call, what is computed again to save memory among them."""
+        return count_jaxpr(self._traced.jaxpr)
+
+    @functools.cached_property
+    def held(self) -> int:
+        """The most bytes that a call holds at once, all devices together: a bound, known before compiling.
+
+        A compiler fuses and reorders, and needs less.
+        """
+        sizes = [len(jax.tree.leaves(arg)) for arg in self.args]
+        donated = [sum(sizes[:place]) + k for place in self.donate for k in range(sizes[place])]
+        return peak_bytes(self._traced.jaxpr, reusable=donated)
 
     @functools.cached_property
     def hardware_cost(self) -> Cost:
