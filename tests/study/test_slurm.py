@@ -72,7 +72,7 @@ def free_port():
 @pytest.fixture
 def cluster(tmp_path_factory, monkeypatch):
     """A Slurm of one node, without systemd, control groups or accounting."""
-    os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+    monkeypatch.setenv("PATH", os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"]))
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing or os.geteuid():
         pytest.skip(f"no Slurm to start: {', '.join(missing) or 'not root'}")
