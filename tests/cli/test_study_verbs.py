@@ -117,3 +117,12 @@ def test_failed_rows_and_the_report_of_what_is_there(tmp_path, capsys, noted):
     assert main(["study", "retry", str(tmp_path), "--reason", "repaired"]) == 0
     assert "some-row may run again; it had failed: it broke" in capsys.readouterr().out
     assert json.loads((failed / "logs" / "failed-1.json").read_text())["cleared"] == "repaired"
+
+
+@pytest.mark.slow
+def test_two_workers_come_to_the_scores_of_one(tmp_path, capsys):
+    assert main(["study", "run", *SMOKE, "--workdir", str(tmp_path / "one"), "--quiet"]) == 0
+    assert main(["study", "launch", *SMOKE, "--workdir", str(tmp_path / "two"), "--workers", "2"]) == 0
+    rows = [json.loads((tmp_path / name / "report.json").read_text())["rows"] for name in ("one", "two")]
+    kept = [[(row["run_id"], row["status"], row["scores"]) for row in each] for each in rows]
+    assert len(kept[0]) == 4 and kept[0] == kept[1]

@@ -520,4 +520,11 @@ MUTATIONS = (
         "",
         "tests/study/test_agenda.py::test_a_row_that_ends_between_the_look_and_the_claim_is_not_run_again",
     ),
+    Mutation(
+        "a Slurm job comes back though it was cancelled",
+        "plugins/spendflops_plugins/launchers/slurm.py",
+        'code == AGAIN and _wanted(os.environ["SLURM_JOB_ID"])',
+        "code == AGAIN",
+        "tests/plugins/test_launcher_slurm.py::test_a_job_that_is_told_to_end_comes_back_unless_it_was_cancelled",
+    ),
 )
