@@ -168,6 +168,24 @@ class Claim:
         self.release()
 
 
+def refresh(folder: Path) -> None:
+    """Makes this machine see what others have written into a folder, which it makes if it is not there.
+
+    A network file system remembers for a while that a file was not there. What this machine itself changes in the
+    folder makes it ask again.
+
+    Raises:
+        errors.DataError: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f".{uuid.uuid4().hex}.tmp"
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        path.unlink()
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
 def this_process() -> dict[str, Any]:
     """What tells this process from all others, and a name for people."""
     host = socket.gethostname()

@@ -24,7 +24,7 @@ from spendflops.engine.loop import StopRequest, run_recipe
 from spendflops.engine.rundir import read_json, storage_error, write_atomically
 from spendflops.study import beforehand, failures, rungs
 from spendflops.study.agenda import Agenda
-from spendflops.study.claims import Claims
+from spendflops.study.claims import Claims, refresh
 from spendflops.study.grid import Planned, Study
 from spendflops.study.points import Overlap, Report, Row
 from spendflops.study.results import failed_row, finished_row, stopped_row
@@ -180,6 +180,7 @@ class Launch:
             return None
         with claim:
             # Again, now that nobody else can be making it.
+            refresh(self.folder / ROWS / planned.run_id)
             found = self._ended(planned, place)
             if found is not None:
                 return found

@@ -1,4 +1,4 @@
-"""A job of the array without a Slurm: what it does when it is told, when its worker ends, and what is asked of Slurm."""
+"""A job of the array without a Slurm: what it does when it is told or its worker ends, and what is asked of Slurm."""
 
 from __future__ import annotations
 
