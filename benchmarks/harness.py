@@ -36,14 +36,20 @@ class Case:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what. ``load`` is the average over a minute: timings of a busy machine are too large."""
+    """Where and with what.
+
+    ``cores_used`` are those that this process may run on; ``load`` is the average over a minute: timings of a busy
+    machine are too large.
+    """
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    used = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
+        "cores_used": used,
         "load": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -32,9 +32,12 @@ def section(result: dict[str, Any], about: str) -> str:
         samples = case["samples"]
         cells = [f"{value:,.4g}" for value in (statistics.median(samples), min(samples), max(samples))]
         lines.append(f"| {case['name']} | {' | '.join(cells)} | {len(samples)} | {case['unit']} | {case['goal']} |")
+    # Results that are older do not say it.
+    used = machine.get("cores_used", machine["cores"])
+    cores = f"{machine['cores']} cores" if used == machine["cores"] else f"{used} of {machine['cores']} cores"
     lines += [
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']} at the start, {machine['system']}, Python "
+        f"{machine['cpu']}, {cores}, load {machine['load']} at the start, {machine['system']}, Python "
         f"{machine['python']}; {packages}.",
     ]
     return "\n".join(lines) + "\n"

@@ -142,4 +142,7 @@ def test_the_paper_is_planned_without_allocating_parameters():
     tuned = [r for r in body["rows"] if r["kind"] == "tuning" and r["label"] == "mae B"]
     assert [r["runs"] for r in tuned] == [12] * 5
     assert sum(r["runs"] for r in body["rows"] if r["kind"] == "transfer" and r["label"] == "mae B") == 13 * 5
+    # The page that compares it with the paper holds these numbers.
+    page = json.loads((Path(__file__).parents[2] / "docs" / "paper_plan.json").read_text(encoding="utf-8"))
+    assert page["totals"] == body["totals"] and page["runs"] == body["runs"]
     assert body["price"]["hours"] > 1000 and body["price"]["footprint"]["machine"] == "32xTPUv3@europe-west1"
