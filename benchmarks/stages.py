@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,20 +31,28 @@ class Nothing(Dataset):
         raise LookupError(split)
 
 
-def timed(stage: Stage, steps: int, *, warm: int = 1) -> tuple[int, list[float]]:
-    """Model FLOPs of a step, and seconds of each of ``steps`` on one batch, compiled and warmed up before."""
+def prepared(stage: Stage) -> tuple[int, Callable[[], float]]:
+    """Model FLOPs of a step, compiled, and what takes one on always the same batch and gives its seconds."""
     built = build_stage(stage)
     step, state = built.train.compile(), built.init.compile()(jax.random.key(0))
     rng = np.random.default_rng(0)
     batch = {n: rng.integers(0, 200, x.shape).astype(x.dtype) for n, x in built.inputs.items()}
     batch = sharding.place(batch, batch=True)
     call = sharding.place({"key": jax.random.key(1), "steps": np.int32(1000)}, batch=False)
-    taken = []
-    for _ in range(warm + steps):
+
+    def take() -> float:
+        nonlocal state
         started = time.perf_counter()
         state, metrics = step(state, batch, call)
         jax.block_until_ready((state, metrics))
-        taken.append(time.perf_counter() - started)
+        return time.perf_counter() - started
+
     flops = built.train.cost().total
     assert flops is not None
-    return flops, taken[warm:]
+    return flops, take
+
+
+def timed(stage: Stage, steps: int, *, warm: int = 1) -> tuple[int, list[float]]:
+    """Model FLOPs of a step, and seconds of each of ``steps`` on one batch, compiled and warmed up before."""
+    flops, take = prepared(stage)
+    return flops, [take() for _ in range(warm + steps)][warm:]
