@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 Batch = Mapping[str, Array]
@@ -36,7 +37,7 @@ class Stat(nnx.Variable):
     """State without a gradient (DINO's centre, BatchNorm statistics): assigned in ``loss``, saved by the core."""
 
 
-@_dataclass(static=("train",))
+@_dataclass(static=("train", "mesh"))
 class Context:
     """What a call knows about where it is. One argument, so that fields can be added without breaking plugins."""
 
@@ -44,6 +45,7 @@ class Context:
     step: Int[Array, ""]
     steps: Int[Array, ""]
     train: bool = True
+    mesh: Mesh | None = None
 
     @property
     def progress(self) -> Float[Array, ""]:
@@ -57,6 +59,23 @@ class Context:
     def scoped(self, name: str) -> Context:
         """A context whose keys are independent of this one's: for a second call of the same module."""
         return dataclasses.replace(self, key=self.fork(name))
+
+    def each(self, function: Callable[..., Any], *batched: Any) -> Any:
+        """``jax.vmap(function)(*batched)``, on each device for its own examples and without a word to the others.
+
+        For what XLA does not split over the batch by itself: for ``lax.top_k`` it sends the whole batch to all devices,
+        and after every round of a loop whose length depends on the data they ask each other whether to go on. A batch
+        that the devices cannot share evenly is mapped by ``jax.vmap`` alone.
+
+        Args:
+            function: Of one example. It closes over constants alone.
+            batched: Trees of arrays with the examples in front.
+        """
+        mapped = jax.vmap(function)
+        if self.mesh is None or self.mesh.size == 1 or len(jax.tree.leaves(batched)[0]) % self.mesh.size:
+            return mapped(*batched)
+        spec = PartitionSpec(self.mesh.axis_names)
+        return jax.shard_map(mapped, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False)(*batched)
 
 
 @_dataclass(static=("grid",))

@@ -296,7 +296,7 @@ def _prediction(
     batch["_mask"] = mesh.struct((size,), np.bool_, batch=True)
     program = Program(
         name=f"{stage}/predict/{dataset.info.name}/{split}",
-        fn=predict_step(definition, want, tuple((name, e) for name, _, e in readers)),
+        fn=predict_step(definition, want, tuple((name, e) for name, _, e in readers), mesh=mesh.devices),
         args=(mesh.state(definition.params), mesh.state(definition.stats), batch),
         places=mesh.replicated,
         examples=size,

@@ -44,14 +44,19 @@ class Mesh:
         return max(n for n in range(1, min(self.fsdp, devices) + 1) if devices % n == 0)
 
     @property
+    def devices(self) -> jax.sharding.Mesh:
+        """All devices."""
+        return _devices(self.ways)
+
+    @property
     def replicated(self) -> NamedSharding:
         """On every device."""
-        return NamedSharding(_devices(self.ways), PartitionSpec())
+        return NamedSharding(self.devices, PartitionSpec())
 
     @property
     def split(self) -> NamedSharding:
         """Rows of the first axis over all devices."""
-        return NamedSharding(_devices(self.ways), ROWS)
+        return NamedSharding(self.devices, ROWS)
 
     def of(self, shape: tuple[int, ...]) -> NamedSharding:
         """Where a tensor of the state with this shape lives."""
@@ -59,7 +64,7 @@ class Mesh:
         if self.ways == 1 or math.prod(shape) < self.min_size or not axes:
             return self.replicated
         longest = max(axes, key=lambda axis: shape[axis])
-        return NamedSharding(_devices(self.ways), PartitionSpec(*[None] * longest, "fsdp"))
+        return NamedSharding(self.devices, PartitionSpec(*[None] * longest, "fsdp"))
 
     def struct(self, shape: tuple[int, ...], dtype: Any, *, batch: bool = False) -> jax.ShapeDtypeStruct:
         """Shape, dtype and place of an argument that is not there yet: of the rows of a batch, or on every device."""

@@ -57,7 +57,7 @@ def _program(stage: Stage, definition: Definition, inputs: dict[str, Any], famil
     run = {"key": stage.mesh.struct((), jax.random.key(0).dtype), "steps": stage.mesh.struct((), np.int32)}
     return Program(
         name=f"{stage.label}/train",
-        fn=train_step(definition, optimizer, accumulate=stage.accumulate),
+        fn=train_step(definition, optimizer, accumulate=stage.accumulate, mesh=stage.mesh.devices),
         args=(state, inputs, run),
         examples=stage.batch_size,
         donate=(0,),

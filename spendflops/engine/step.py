@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from spendflops.contracts.objective import Objective
@@ -18,7 +19,7 @@ from spendflops.engine.state import Definition, Tree, copies, flatten, teacher_o
 
 
 def train_step(
-    definition: Definition, optimizer: Optimizer, *, accumulate: int = 1
+    definition: Definition, optimizer: Optimizer, *, accumulate: int = 1, mesh: Mesh | None = None
 ) -> Callable[..., tuple[Tree, dict[str, Array]]]:
     """``(state, batch, run) -> (state, metrics)`` for one step.
 
@@ -32,6 +33,7 @@ def train_step(
         accumulate: Micro-batches that a batch is divided into, one after the other, to hold fewer activations. Of a
             loss that is a mean over examples, and of statistics that move by such means, the step is the same; metrics
             are means over the micro-batches, each of which draws random numbers of its own.
+        mesh: Of the devices that the batch is split over, None where it is on one.
     """
     objective = definition.example
     trained = frozenset(optimizer.trained(definition.params, objective))
@@ -58,7 +60,7 @@ def train_step(
 
     def step(state: Tree, batch: Batch, run: Mapping[str, Array]) -> tuple[Tree, dict[str, Array]]:
         key = jax.random.fold_in(run["key"], state["step"])
-        ctx = Context(key=key, step=state["step"], steps=run["steps"], train=True)
+        ctx = Context(key=key, step=state["step"], steps=run["steps"], train=True, mesh=mesh)
         if accumulate == 1:
             found = differentiate(state, batch, ctx)
         else:
@@ -139,12 +141,16 @@ def closed_form(definition: Definition, inputs: Mapping[str, Any]) -> int | None
 
 
 def predict_step(
-    definition: Definition, want: tuple[str, ...], evaluators: tuple[tuple[str, Any], ...]
+    definition: Definition, want: tuple[str, ...], evaluators: tuple[tuple[str, Any], ...], *, mesh: Mesh | None = None
 ) -> Callable[[Tree, Tree, Batch], dict[str, Any]]:
-    """``(params, stats, batch) -> {evaluator: {"metrics", "rows"}}``: one prediction feeds every evaluator."""
+    """``(params, stats, batch) -> {evaluator: {"metrics", "rows"}}``: one prediction feeds every evaluator.
+
+    ``mesh``: of the devices that the batch is split over, None where it is on one.
+    """
 
     def step(params: Tree, stats: Tree, batch: Batch) -> dict[str, Any]:
-        ctx = Context(key=jax.random.key(0), step=jnp.zeros((), jnp.int32), steps=jnp.ones((), jnp.int32), train=False)
+        zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32)
+        ctx = Context(key=jax.random.key(0), step=zero, steps=one, train=False, mesh=mesh)
         with jax.named_scope("predict"):
             predictions = _predicted(definition.merge(params, stats), batch, ctx, want)
             return {name: dict(evaluator.step(predictions, batch, ctx)) for name, evaluator in evaluators}

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from spendflops.contracts import errors
 from spendflops.engine.program import Program
+from spendflops.engine.sharding import ROWS
 
 GENERATIONS = ("v2", "v3", "v4", "v5e", "v5p", "v6e", "tpu7x")
 
@@ -40,7 +41,7 @@ class Target:
 
     Attributes:
         name: ``"v3:4x8x1"``: generation and chips along the axes of the torus.
-        mesh: All their devices along one axis ``data``, as ``engine.sharding.mesh`` has those that are here.
+        mesh: All their devices along ``data``; it has the axes of :attr:`spendflops.engine.sharding.Mesh.devices`.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Target:
 
         def moved(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             spec = x.sharding.spec
-            if spec and x.shape[0] % self.devices:
+            if spec == ROWS and x.shape[0] % self.devices:
                 raise errors.ConfigError(
                     f"{program.name}: a batch of {x.shape[0]} cannot be split over the {self.devices} devices of "
                     f"{self.name}",
@@ -123,4 +124,6 @@ def named(name: str) -> Target:
             why=str(error).splitlines()[0][:300],
             fix=f"another number of chips, as {match[1]}:2x2x1; generations: {', '.join(GENERATIONS)}",
         ) from error
-    return Target(name=match[0], mesh=Mesh(np.array(found), ("data",), axis_types=(AxisType.Auto,)))
+    return Target(
+        name=match[0], mesh=Mesh(np.array(found).reshape(-1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    )

@@ -125,7 +125,7 @@ class Subject:
         inputs = self.inputs(size)
         return Program(
             name="kit/train",
-            fn=train_step(definition, optimizer, accumulate=accumulate),
+            fn=train_step(definition, optimizer, accumulate=accumulate, mesh=mesh.devices),
             args=(state, inputs, call),
             closed_form=closed_form(definition, inputs),
             examples=size,

@@ -88,14 +88,16 @@ def test_programs_of_two_targets_are_two(known):
 
 
 def test_a_batch_is_split_over_all_devices():
-    chips = target.Target(name="v3:2x2x1", mesh=AbstractMesh((8,), ("data",)))
+    chips = target.Target(name="v3:2x2x1", mesh=AbstractMesh((8, 1), ("data", "fsdp")))
     moved = chips.program(build_stage(stage("mae")).train)  # 8 examples
     state, inputs, _ = moved.args
     assert moved.devices == 8
-    assert {x.sharding.spec for x in jax.tree.leaves(inputs)} == {jax.sharding.PartitionSpec("data")}
+    assert {x.sharding.spec for x in jax.tree.leaves(inputs)} == {jax.sharding.PartitionSpec(("data", "fsdp"))}
     assert {x.sharding.spec for x in jax.tree.leaves(state)} == {jax.sharding.PartitionSpec()}
     with pytest.raises(ConfigError, match="a batch of 8 cannot be split over the 16 devices of v3:2x2x2"):
-        target.Target(name="v3:2x2x2", mesh=AbstractMesh((16,), ("data",))).program(build_stage(stage("mae")).train)
+        target.Target(name="v3:2x2x2", mesh=AbstractMesh((16, 1), ("data", "fsdp"))).program(
+            build_stage(stage("mae")).train
+        )
 
 
 @pytest.mark.parametrize("name", ["v3:1x2x1", "v5e:2x2"])

@@ -360,6 +360,13 @@ MUTATIONS = (
         f"{DETECTION}/test_mask_rcnn.py::test_stages_share_the_gradient_of_the_maps",
     ),
     Mutation(
+        "all devices get the whole batch",
+        "spendflops/engine/step.py",
+        "train=True, mesh=mesh)",
+        "train=True)",
+        f"{DETECTION}/test_detection_devices.py",
+    ),
+    Mutation(
         "all masks are those of the first class",
         f"{PLUGINS}/detection/heads.py",
         "self.classifier.kernel[...][:, labels]",

@@ -90,7 +90,7 @@ def test_without_slurm_nothing_is_launched(tmp_path, monkeypatch):
 
 def test_what_is_asked_of_slurm(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
-    for name, text in (("srun", "true"), ("sbatch", f"cat \"$1\" > {tmp_path}/batch; echo Submitted batch job 12")):
+    for name, text in (("srun", "true"), ("sbatch", f'cat "$1" > {tmp_path}/batch; echo Submitted batch job 12')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

@@ -58,9 +58,7 @@ def test_settings_are_tried_once_all_rows_are_there_and_the_best_is_used_whateve
     done |= {mae[0].run_id: ended(mae[0])}
     tried = [row for row in agenda.rows(done) if row.transfer and row.label == "mae"]
     assert [row.candidate for row in tried] == ["low", "high"]
-    done |= {
-        row.run_id: ended(row, {"low": 60.0, "high": 50.0}[row.candidate], make_score=make_score) for row in tried
-    }
+    done |= {row.run_id: ended(row, {"low": 60.0, "high": 50.0}[row.candidate], make_score=make_score) for row in tried}
     after = [row for row in agenda.rows(done) if row.transfer and row.label == "mae"]
     assert [row.seed for row in after if not row.candidate] == [0, 1] and len(after) == 4
     # A row that failed has no weights to start from.

@@ -226,12 +226,12 @@ class MaskRCNN(Objective):
         features = self.backbone(batch["image"], ctx, levels=self.pyramid.wanted)
         maps = self.pyramid(features)
         proposed, places = self.rpn(maps), self.rpn.anchors([x.shape[1:3] for x in maps])
-        objectness, offsets = self.rpn.loss(*proposed, places, batch["boxes"], batch["valid"], ctx.fork("rpn"))
-        proposals = self.rpn.proposals(*proposed, places, extents=batch["extent"], train=True)
+        objectness, offsets = self.rpn.loss(*proposed, places, batch["boxes"], batch["valid"], ctx.scoped("rpn"))
+        proposals = self.rpn.proposals(*proposed, places, extents=batch["extent"], ctx=ctx)
         regions = sample_regions(
             proposals,
             batch,
-            ctx.fork("regions"),
+            ctx.scoped("regions"),
             overlap=self.stages[0].overlap,
             count=self.regions,
             positives=self.positives,
@@ -261,9 +261,9 @@ class MaskRCNN(Objective):
         # Evaluators of detections say how much of the canvas is image; to others all of it is.
         extents = batch.get("extent", jnp.broadcast_to(jnp.asarray(size, jnp.int32), (len(batch["image"]), 2)))
         places = self.rpn.anchors([x.shape[1:3] for x in maps])
-        proposals = self.rpn.proposals(*self.rpn(maps), places, extents=extents, train=False)
+        proposals = self.rpn.proposals(*self.rpn(maps), places, extents=extents, ctx=ctx)
         best = functools.partial(detect, **self.selection)
-        found, scores, labels = jax.vmap(best)(*self._scored(maps, proposals, extents, ctx))
+        found, scores, labels = ctx.each(best, *self._scored(maps, proposals, extents, ctx))
         outputs |= {"boxes": found, "box_scores": scores, "box_labels": labels}
         if "box_masks" in want:
             outputs["box_masks"] = jax.nn.sigmoid(self._mask_logits(maps, found, labels, ctx))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from spendflops.contracts.types import Batch
+from spendflops.contracts.types import Batch, Context
 from spendflops_plugins.detection import boxes
 from spendflops_plugins.detection.matching import match
 from spendflops_plugins.detection.nms import nms
@@ -35,14 +35,14 @@ class Regions:
 
 
 def sample_regions(
-    proposals: Proposals, batch: Batch, key: Array, *, overlap: float, count: int, positives: int
+    proposals: Proposals, batch: Batch, ctx: Context, *, overlap: float, count: int, positives: int
 ) -> Regions:
     """Random regions of each image out of its proposals and its objects; those of objects come first.
 
     Args:
         proposals: Of each image.
         batch: With ``boxes`` and ``valid``.
-        key: Random key.
+        ctx: Its key is that of the draw.
         overlap: From which a region is an object's.
         count: R; all, where there are fewer.
         positives: Most of them that may be an object's.
@@ -56,8 +56,8 @@ def sample_regions(
         at = chosen.index
         return Regions(boxes=every[at], valid=chosen.valid, positive=chosen.positive, index=matched.index[at])
 
-    keys = jax.random.split(key, len(proposals.boxes))
-    return jax.vmap(image)(*proposals, batch["boxes"], batch["valid"], keys)
+    keys = jax.random.split(ctx.key, len(proposals.boxes))
+    return ctx.each(image, *proposals, batch["boxes"], batch["valid"], keys)
 
 
 def rematch(regions: Regions, moved: Float[Array, "B R 4"], batch: Batch, *, overlap: float) -> Regions:

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from spendflops.contracts.types import Context
 from spendflops.parts import closed_form
 from spendflops.parts.nn import initialisers
 from spendflops.parts.nn.conv import Conv
@@ -116,7 +117,7 @@ class RPN(nnx.Module):
         places: Sequence[np.ndarray],
         truth: Float[Array, "B M 4"],
         valid: Bool[Array, "B M"],
-        key: Array,
+        ctx: Context,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """(objectness, regression) on sampled anchors.
 
@@ -124,7 +125,7 @@ class RPN(nnx.Module):
             logits, deltas: From ``__call__``.
             places: From :meth:`anchors`.
             truth, valid: The objects of each image.
-            key: Of the sampling.
+            ctx: Its key is that of the sampling.
         """
         rules, every = self.rules, jnp.concatenate([jnp.asarray(level) for level in places])
 
@@ -133,7 +134,7 @@ class RPN(nnx.Module):
             positive, negative = sample_masks(found.label, key, count=rules.samples, positives=rules.samples // 2)
             return boxes.encode(truth[found.index], every), positive, negative
 
-        wanted, positive, negative = jax.vmap(targets)(truth, valid, jax.random.split(key, len(truth)))
+        wanted, positive, negative = ctx.each(targets, truth, valid, jax.random.split(ctx.key, len(truth)))
         scores = losses.objectness(jnp.concatenate(logits, axis=1), positive, negative, samples=rules.samples)
         form = {"kind": rules.kind, "beta": rules.beta}
         if rules.average == "samples":
@@ -150,7 +151,7 @@ class RPN(nnx.Module):
         places: Sequence[np.ndarray],
         *,
         extents: Int[Array, "B 2"],
-        train: bool,
+        ctx: Context,
     ) -> Proposals:
         """The best regions of each image, without a gradient: by level the best anchors, moved, clipped, thinned out.
 
@@ -158,9 +159,9 @@ class RPN(nnx.Module):
             logits, deltas: From ``__call__``.
             places: From :meth:`anchors`.
             extents: Height and width of each image on its canvas: beyond it there is nothing to find.
-            train: Which of the two numbers of ``Rules.before`` and ``Rules.after`` count.
+            ctx: In training the first number of ``Rules.before`` and ``Rules.after`` counts, else the second.
         """
-        before, after = (pair[0 if train else 1] for pair in (self.rules.before, self.rules.after))
+        before, after = (pair[0 if ctx.train else 1] for pair in (self.rules.before, self.rules.after))
 
         def level(logits: Array, deltas: Array, places: Array, extent: Array) -> tuple[Array, Array]:
             scores, best = jax.lax.top_k(logits, min(before, len(logits)))
@@ -174,7 +175,7 @@ class RPN(nnx.Module):
             scores, best = jax.lax.top_k(scores, min(after, len(scores)))
             return Proposals(moved[best], scores > -jnp.inf)
 
-        return jax.vmap(image)(*jax.lax.stop_gradient((list(logits), list(deltas))), extents)
+        return ctx.each(image, *jax.lax.stop_gradient((list(logits), list(deltas))), extents)
 
     def flops(self, grids: Sequence[tuple[int, int]]) -> int:
         """Counter A: of one image, forward."""

@@ -20,6 +20,7 @@ from spendflops_plugins.vit import ViT
 from spendflops import testing
 from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.types import DatasetInfo
+from spendflops.testing.model import context
 from spendflops.testing.samples import KitData
 
 SMALL = {
@@ -42,6 +43,7 @@ VIEWS = DetectionViews(scale=(0.8, 1.25), objects=3, mask_size=14, crowd=False)
 TINY = {"image_size": 16, "patch_size": 4, "dim": 32, "depth": 1, "heads": 2, "final_norm": False, "pooling": "mean"}
 BACKBONE = functools.partial(ViT, **TINY, class_token=False)
 INFO = KitData().info
+CTX = context()
 SIZE = (16, 16)
 EXTENTS = np.array([[16, 16], [11, 14]], np.int32)
 """Of the second image a part of the canvas is padding."""
@@ -83,7 +85,7 @@ def test_proposals_are_the_best_anchors_of_each_level_moved_clipped_and_thinned_
     places = rpn.anchors(grids)
     logits = [rng.normal(0, 1, (2, len(p))).astype(np.float32) for p in places]
     deltas = [rng.normal(0, 0.4, (2, len(p), 4)).astype(np.float32) for p in places]
-    best = jax.jit(lambda logits, deltas: rpn.proposals(logits, deltas, places, extents=EXTENTS, train=True))
+    best = jax.jit(lambda logits, deltas: rpn.proposals(logits, deltas, places, extents=EXTENTS, ctx=CTX))
     given = best(logits, deltas)
     for image in range(2):
         levels = [
@@ -110,7 +112,7 @@ def test_loss_of_the_proposals_is_that_of_the_anchors_matched_one_by_one(rng):
 
     def loss(model):
         with jax.enable_x64(True):
-            compute = jax.jit(lambda *given: model.rpn.loss(*given[:2], places, *given[2:], jax.random.key(0)))
+            compute = jax.jit(lambda *given: model.rpn.loss(*given[:2], places, *given[2:], CTX))
             return compute(*doubled((logits, deltas, truth)), valid)
 
     given = loss(model)
@@ -140,7 +142,7 @@ def test_regions_are_proposals_and_objects_those_of_objects_first(rng):
     draw = jax.jit(functools.partial(sample_regions, overlap=0.5, count=6, positives=2))
     drawn = set()
     for seed in range(20):
-        regions = draw(Proposals(found, there), batch, jax.random.key(seed))
+        regions = draw(Proposals(found, there), batch, context(key=seed))
         np.testing.assert_array_equal(regions.positive[0], [1, 1, 0, 0, 0, 0])
         # The invalid proposal and the third positive have no place.
         np.testing.assert_array_equal(regions.valid[0], [1, 1, 1, 1, 0, 0])
@@ -195,7 +197,7 @@ def test_cascade_is_that_of_the_loop(rng):
     batch = jax.tree.map(jnp.asarray, batch)
     model = made(Given).told(*doubled([logits, deltas]))
     with jax.enable_x64(True):
-        parts = model._box_losses(None, doubled(regions), doubled(batch), testing.model.context())
+        parts = model._box_losses(None, doubled(regions), doubled(batch), CTX)
     _, wanted, passed = slow.cascade(logits, deltas, found, valid, truth, labels, there, size=SIZE)
     for number, (entropy, box) in enumerate(wanted):
         name = str(number + 1) if number else ""
@@ -207,9 +209,7 @@ def test_cascade_is_that_of_the_loop(rng):
     assert not np.any(moved)
     # In inference scores are means over the stages, boxes the last one's.
     model.told(jnp.asarray(logits), jnp.asarray(deltas))
-    moved, scores = model._scored(
-        None, Proposals(jnp.asarray(found), jnp.asarray(valid)), batch["extent"], testing.model.context()
-    )
+    moved, scores = model._scored(None, Proposals(jnp.asarray(found), jnp.asarray(valid)), batch["extent"], CTX)
     for image in range(2):
         mean = np.array(slow.cascade_scores(logits[:, image]))[:, :-1] * valid[image][:, None]
         np.testing.assert_allclose(scores[image], mean, rtol=1e-5)
@@ -222,7 +222,7 @@ def test_stages_share_the_gradient_of_the_maps(rng):
 
     def gradient(model):
         def total(maps):
-            logits, offsets = model._box_outputs(maps, found, model.box_heads[0], testing.model.context())
+            logits, offsets = model._box_outputs(maps, found, model.box_heads[0], CTX)
             return jnp.sum(logits**2) + jnp.sum(offsets)
 
         return jax.grad(total)(maps)[0]
