@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from spendflops.cli.main import main
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.study.frontier.table import parse
-from spendflops.study.points import Report
 from spendflops.study.recommend import flops_of, recommend, to_json, to_text
+from spendflops.study.report import write
 from spendflops.testing.simulated import Curve, Simulated
 
 LENGTHS = tuple(int(x * 1e18) for x in (1, 2, 4, 8))
@@ -63,14 +64,14 @@ def test_beyond_the_factor_nothing_is_said(rows):
     assert inside.choice.offer.factor == 2 and "extrapolated 2.00 times" in to_text(inside)
     assert outside.choice is None and "2.12 times that" in outside.reason
     assert "The data do not say" in to_text(outside)
-    assert outside.next.flops == 1.6e19
+    assert outside.next.name == "large" and outside.next.flops == 1.6e19
     further = recommend(rows, 1.7e19, beyond=3)
     assert further.choice.offer.name == "large" and further.choice.offer.factor == pytest.approx(2.125)
 
 
 def test_below_the_shortest_runs_nothing_is_said():
     found = recommend(parse(FIVE), 2e17)
-    assert found.choice is None and "cheapest run cost 1e+18" in found.reason
+    assert found.choice is None and "cheapest run cost 1.00e18" in found.reason
     assert [s.name for s in found.silent] == ["mae", "simclr"]
     assert found.next.flops == 2e17
 
@@ -79,7 +80,17 @@ def test_a_curve_that_ends_offers_its_longest_run():
     found = recommend(parse(FIVE), 5e18)
     assert found.choice.offer.name == "simclr" and found.choice.offer.flops == 4e18
     assert all(c.offer.open for c in found.candidates)
-    assert "simclr: its longest run cost 4.00e18 FLOPs" in to_text(found)
+    assert "simclr and mae: the longest run cost 4.00e18 FLOPs" in to_text(found)
+
+
+def test_the_best_curve_that_ends_far_below_the_budget_is_no_answer():
+    text = "method,flops,seed,score\n" + "".join(
+        f"{m},{x},{s},{y + s}\n" for m, x, y in (("good", "1e18", 50), ("dear", "8e18", 40)) for s in range(2)
+    )
+    assert recommend(parse(text), 1.9e18).choice.offer.name == "good"
+    found = recommend(parse(text), 8e18)
+    assert found.choice is None and "good, ends at 1.00e18 FLOPs, the budget is 8 times that" in found.reason
+    assert found.next.name == "good" and found.next.flops == 2e18
 
 
 def test_few_runs_are_interpolated_by_hand():
@@ -97,6 +108,7 @@ def test_without_a_second_seed_nothing_is_told_apart():
     assert found.choice.best is None and found.choice.interval is None and found.candidates[1].tied
     assert "not enough data: no point has a second seed" in found.noise
     assert found.next.seed and "second seed" in found.next.note
+    assert "Others:" in to_text(found) and "no interval" in to_text(found)
     stated = recommend(parse(text), 4e18, noise=0.1)
     assert stated.choice.best > 0.99 and "assumed" in stated.noise
 
@@ -260,6 +272,10 @@ def test_wrong_options(rows):
         recommend([], 1e18)
 
 
-def test_a_report_of_a_study_answers(study):
-    rows = Report.from_json(json.loads(json.dumps(study.to_json()))).rows
-    assert recommend(rows, 2e12, task="ridge-frozen-v1").choice.offer.name == "supervised"
+def test_the_folder_of_a_study_answers(study, tmp_path, capsys):
+    write(study, tmp_path)
+    for source in (["--study", str(tmp_path)], ["--csv", str(tmp_path / "points.csv")]):
+        assert main(["recommend", *source, "--task", "ridge-frozen-v1", "--budget", "2e12"]) == 0
+        out = capsys.readouterr().out
+        assert "Spend it on supervised" in out and "For no FLOPs at all: random" in out
+    assert main(["recommend", "--study", str(tmp_path), "--budget", "2e12"]) == 2

@@ -27,6 +27,7 @@ COLUMNS = {
     "method": "what was compared",
     "flops": "spent in all, the place on the axis: 3e18, or 3 EFLOP",
     "score": "a number",
+    "flops_unknown": "why the FLOPs are not known; then their cell is empty, and the row is on no curve",
     "variant": "of the method, as a mask ratio: a curve of its own, one envelope with the others",
     "model": "backbone",
     "data": "of pre-training",
@@ -172,12 +173,15 @@ class _Layout:
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
         status = get.get("status") or "ok"
-        flops, has_unit = self._flops(get["flops"], zero=kind == "baseline" or status != "ok")
+        unknown = get.get("flops_unknown", "")
+        if unknown and get["flops"]:
+            raise ValueError(f"flops are {get['flops']}, and said to be unknown")
+        zero = kind == "baseline" or status != "ok"
+        flops, has_unit = (None, False) if unknown else self._flops(get["flops"], zero=zero)
         score = self._score(get, ok=status == "ok")
         extra = {k: v for k, v in cells.items() if k not in self.columns.values() and v} if not self.own else {}
         settings: dict[str, Any] = {**extra, "method": get["method"]}
-        if get.get("note"):
-            settings["note"] = get["note"]
+        settings |= {name: get[name] for name in ("note", "flops_unknown") if get.get(name)}
         if get.get("parameters"):
             settings["parameters"] = _number(get["parameters"], "parameters", positive=True)
         budget = get.get("budget")

@@ -56,6 +56,15 @@ def next_run(field: Field, budget: float, offers: Sequence[Offer]) -> NextRun:
     if not offers:
         first = max(field.curves.values(), key=lambda c: c[0].estimate.value * field.axis.sign)
         return NextRun(name=first[0].name, flops=budget, seed=False, note="no run was made for so little")
+    longest = offers[0].points[-1]
+    further = NextRun(
+        name=longest.name,
+        flops=longest.flops * field.beyond,
+        seed=False,
+        note="no run up to this budget is likely to change the choice; this one says what more FLOPs bring",
+    )
+    if budget > longest.flops * field.beyond:
+        return dataclasses.replace(further, note="the best curve, as far as it is believed")
     if isinstance(field.noises, NotEnough):
         return NextRun(
             name=offers[0].name,
@@ -65,15 +74,9 @@ def next_run(field: Field, budget: float, offers: Sequence[Offer]) -> NextRun:
         )
     found = list(_runs(field, budget, offers, field.noises))
     best = max(found, key=lambda run: (run.gain or 0.0) / run.flops, default=None)
-    if best is not None and max(run.changes or 0.0 for run in found) >= UNLIKELY:
-        return best
-    longest = offers[0].points[-1]
-    return NextRun(
-        name=longest.name,
-        flops=longest.flops * field.beyond,
-        seed=False,
-        note="no run up to this budget is likely to change the choice; this one says what more FLOPs bring",
-    )
+    if best is None or max(run.changes or 0.0 for run in found) < UNLIKELY:
+        return further
+    return best
 
 
 def _runs(field: Field, budget: float, offers: Sequence[Offer], noises: Noises) -> Iterator[NextRun]:

@@ -21,6 +21,7 @@ from spendflops.study.frontier.family import Member, together
 from spendflops.study.frontier.interval import NotEnough
 from spendflops.study.frontier.noise import Noise, Noises, assumed, moderated, stated
 from spendflops.study.points import Axis
+from spendflops.study.report.text import flops
 
 BEYOND = 2.0
 """How many times beyond its runs a curve is believed, unless somebody says otherwise."""
@@ -88,7 +89,7 @@ class Field:
         curve, low = self.curves[name], self.curves[name][0].flops
         parts = self._parts(name, budget)
         if parts is None:
-            return Silent(name=name, reason=f"its runs begin at {low:.3g} FLOPs, {low / budget:.3g} times the budget")
+            return Silent(name=name, reason=f"runs begin at {flops(low)} FLOPs, {low / budget:.3g} times the budget")
         whole = self._offer(name, budget, parts)
         if whole.belief is None:
             return whole
@@ -101,7 +102,7 @@ class Field:
     def offers(self, budget: float) -> tuple[list[Offer], list[Silent]]:
         """What all curves offer, the best first, and those that say nothing."""
         found = [self.offer(name, budget) for name in self.curves]
-        offers = sorted((f for f in found if isinstance(f, Offer)), key=lambda o: (-o.value, o.name))
+        offers = sorted((f for f in found if isinstance(f, Offer)), key=lambda o: (-o.value, o.flops, o.name))
         return offers, [f for f in found if isinstance(f, Silent)]
 
     def _parts(self, name: str, budget: float) -> tuple[tuple[float, Point], ...] | None:

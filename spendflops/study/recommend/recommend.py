@@ -9,7 +9,7 @@ from typing import Any
 
 from spendflops.accounts.budget import Budget
 from spendflops.contracts.errors import ConfigError, DataError
-from spendflops.study.frontier.curves import points, select, varying
+from spendflops.study.frontier.curves import curve_name, points, select, varying
 from spendflops.study.frontier.interval import LEVEL, NotEnough
 from spendflops.study.points import Axis, Cost, Row
 from spendflops.study.recommend import question
@@ -17,6 +17,7 @@ from spendflops.study.recommend.choice import Candidate, candidates
 from spendflops.study.recommend.flips import Flip, flips
 from spendflops.study.recommend.next_run import NextRun, next_run
 from spendflops.study.recommend.offers import BEYOND, Field, Offer, Silent, field
+from spendflops.study.report import text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Recommendation:
         choice: What to run; None where the data do not say, with the ``reason``.
         candidates: The choice and the others, best first. Where the data do not say, runs that were made for less.
         silent: Curves that say nothing for this budget.
-        unplaced: Runs whose cost is not known, with the reason if one is stated.
+        unplaced: Runs whose cost is not known.
         flips: All places where the choice changes, by FLOPs.
         next: The run that would tell most.
         floor: The score of a baseline that costs nothing, by name.
@@ -46,7 +47,7 @@ class Recommendation:
     reason: str
     candidates: tuple[Candidate, ...]
     silent: tuple[Silent, ...]
-    unplaced: tuple[str, ...]
+    unplaced: tuple[Silent, ...]
     flips: tuple[Flip, ...]
     next: NextRun | NotEnough
     floor: Mapping[str, float]
@@ -95,10 +96,15 @@ def recommend(
     if equal_tuning:
         kept, notes, reason = question.tuned_equally(kept, axis)
     pairs = select(kept, axis)
-    items = points(pairs, cost=cost, vary=varying(row for row, _ in pairs))
+    vary = varying(row for row, _ in pairs)
+    items = points(pairs, cost=cost, vary=vary)
     question.check_lengths(items)
     question.check_budget(items, flops)
-    unplaced = tuple(_unplaced(row) for row, _ in pairs if row.cost(cost) is None)
+    unplaced = tuple(
+        Silent(name=curve_name(row, vary), reason=str(row.settings.get("flops_unknown", "its FLOPs are not known")))
+        for row, _ in pairs
+        if row.cost(cost) is None
+    )
     failed = [row for row in kept if not row.ok]
     if failed:
         notes.append(f"{len(failed)} run{'s' if len(failed) != 1 else ''} failed and {_are(failed)} on no curve")
@@ -123,14 +129,7 @@ def recommend(
 
 def _answer(basics: dict[str, Any], known: Field, flops: float, reason: str, notes: list[str]) -> Recommendation:
     offers, silent = known.offers(flops)
-    longest = max(curve[-1].flops for curve in known.curves.values())
-    if not reason and flops > longest * known.beyond:
-        reason = (
-            f"the longest run of all cost {longest:.3g} FLOPs, the budget is {flops / longest:.3g} times that, and "
-            f"nothing is said beyond {known.beyond:g} times"
-        )
-    if not reason and not offers:
-        reason = f"the cheapest run cost {min(c[0].flops for c in known.curves.values()):.3g} FLOPs"
+    reason = reason or _unsaid(known, offers, flops)
     found = candidates(offers, sign=known.axis.sign) if offers else []
     chosen = found[0] if found and not reason else None
     noises = known.noises
@@ -141,21 +140,29 @@ def _answer(basics: dict[str, Any], known: Field, flops: float, reason: str, not
         candidates=tuple(found),
         silent=tuple(silent),
         flips=tuple(flips(known)),
-        next=_next(known, flops, offers),
+        next=next_run(known, flops, offers),
         noise=str(noises) if isinstance(noises, NotEnough) else f"{noises.typical.sd:.3g} ({noises.source})",
         notes=(*notes, *(f"{name}: {note}" for name, note in known.notes.items() if "law" in note)),
         filled=_filled(chosen.offer, basics["cost"]) if chosen else {},
     )
 
 
-def _next(known: Field, flops: float, offers: Sequence[Offer]) -> NextRun | NotEnough:
-    if flops > known.reach[1]:
-        longest = max(known.curves.values(), key=lambda c: (c[-1].flops, c[-1].estimate.value * known.axis.sign))
-        length = min(flops, longest[-1].flops * known.beyond)
-        return NextRun(
-            name=longest[0].name, flops=length, seed=False, note="the longest curve, as far as it may be believed"
+def _unsaid(known: Field, offers: Sequence[Offer], budget: float) -> str:
+    """Why the data do not say what to choose; empty if they do."""
+    nothing = f"nothing is said beyond {known.beyond:g} times"
+    longest = max(curve[-1].flops for curve in known.curves.values())
+    if budget > longest * known.beyond:
+        times = f"{budget / longest:.3g} times that"
+        return f"the longest run of all cost {text.flops(longest)} FLOPs, the budget is {times}, and {nothing}"
+    if not offers:
+        return f"the cheapest run cost {text.flops(min(c[0].flops for c in known.curves.values()))} FLOPs"
+    best = offers[0]
+    if best.open and budget > best.flops * known.beyond:
+        return (
+            f"the best of what was run for less, {best.name}, ends at {text.flops(best.flops)} FLOPs, the budget is "
+            f"{budget / best.flops:.3g} times that, and {nothing}"
         )
-    return next_run(known, flops, offers)
+    return ""
 
 
 def _without(basics: dict[str, Any], reason: str, notes: Sequence[str]) -> Recommendation:
@@ -171,12 +178,6 @@ def _without(basics: dict[str, Any], reason: str, notes: Sequence[str]) -> Recom
         notes=tuple(notes),
         filled={},
     )
-
-
-def _unplaced(row: Row) -> str:
-    why = row.settings.get("flops_unknown")
-    name = "/".join(part for part in (row.label, row.backbone, row.dataset) if part)
-    return f"{name}: {why}" if why else name
 
 
 def _are(rows: Sequence[Row]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from spendflops.study.frontier.interval import NotEnough
 from spendflops.study.recommend.choice import Candidate
 from spendflops.study.recommend.flips import Flip
+from spendflops.study.recommend.offers import Silent
 from spendflops.study.recommend.recommend import Recommendation
 from spendflops.study.report.text import flops, listing, number, unit
 
@@ -47,7 +48,8 @@ def _chosen(found: Recommendation) -> list[str]:
     assert found.choice is not None
     best, others = found.choice, found.candidates[1:]
     lines = [f"Spend it on {_what(best)}{_length(found)}."]
-    lines.append(f"  expected {_score(found, best)}{_basis(best)}")
+    lines.append(f"  expected {_score(found, best)}{_basis(best)}{_remark(best)}")
+    lines += _sources(best)
     tied = [c for c in others if c.tied]
     behind = [c for c in others if not c.tied]
     if not others:
@@ -57,7 +59,8 @@ def _chosen(found: Recommendation) -> list[str]:
     else:
         lines.append(f"  best of the {len(others) + 1} with probability {_share(best.best)}")
     if tied:
-        lines.append(f"Not told apart from it ({_level(found)} interval of the difference):")
+        known = f"Not told apart from it ({_level(found)} interval of the difference):"
+        lines.append("Others:" if best.best is None else known)
         lines += [f"  {_other(found, c)}" for c in tied[:_MOST]]
         lines += _more(tied)
     if behind:
@@ -81,17 +84,14 @@ def _more(items: Any) -> list[str]:
 
 
 def _silent(found: Recommendation) -> list[str]:
-    open_ends = [
-        f"{c.offer.name}: its longest run cost {flops(c.offer.flops)} FLOPs"
-        for c in found.candidates
-        if c.offer.open and found.choice is not None
-    ]
-    items = [*(f"{s.name}: {s.reason}" for s in found.silent), *open_ends]
-    items += [f"{name}: FLOPs not known" if ":" not in name else name for name in found.unplaced]
-    if not items:
-        return []
-    shown = [f"  {item}" for item in items[:_MOST]]
-    return ["Not known at this budget:", *shown, *_more(items)]
+    """Curves that say nothing, those of one reason together."""
+    ends = [c.offer for c in found.candidates if c.offer.open and found.choice is not None]
+    open_ends = [Silent(name=o.name, reason=f"the longest run cost {flops(o.flops)} FLOPs") for o in ends]
+    groups: dict[str, list[str]] = {}
+    for silent in (*found.silent, *open_ends, *found.unplaced):
+        groups.setdefault(silent.reason, []).append(silent.name)
+    lines = [f"  {listing(names, most=_MOST)}: {reason}" for reason, names in groups.items()]
+    return ["Not known at this budget:", *lines[:_MOST], *_more(lines)] if lines else []
 
 
 def _floor(found: Recommendation) -> list[str]:
@@ -181,7 +181,24 @@ def _basis(item: Candidate) -> str:
 
 def _other(found: Recommendation, item: Candidate) -> str:
     best = "" if item.best is None else f", best with probability {_share(item.best)}"
-    return f"{item.offer.name} {_score(found, item)}{_basis(item)}{best}"
+    same = ", the same score" if item.lead == 0 and item is not found.candidates[0] else ""
+    return f"{item.offer.name} {_score(found, item)}{same}{_basis(item)}{best}{_remark(item)}"
+
+
+def _remark(item: Candidate) -> str:
+    """What a table says beside the score."""
+    notes = dict.fromkeys(str(r.settings["note"]) for p in item.offer.points for r in p.rows if "note" in r.settings)
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _sources(item: Candidate) -> list[str]:
+    """Where a table has its numbers from."""
+    rows = [row for point in item.offer.points for row in point.rows]
+    lines = []
+    for name, what in (("source", "score"), ("flops_source", "FLOPs"), ("flops_assumed", "FLOPs assume")):
+        said = list(dict.fromkeys(str(row.settings[name]) for row in rows if name in row.settings))
+        lines += [f"  {what}: {listing(said, most=3)}"] if said else []
+    return lines
 
 
 def _share(value: float) -> str:
@@ -210,7 +227,7 @@ def to_json(found: Recommendation) -> dict[str, Any]:
         "choice": None if found.choice is None else {**_plain(found, found.choice), "length": dict(found.filled)},
         "candidates": [_plain(found, item) for item in found.candidates],
         "silent": [{"name": s.name, "reason": s.reason} for s in found.silent],
-        "unplaced": list(found.unplaced),
+        "unplaced": [{"name": s.name, "reason": s.reason} for s in found.unplaced],
         "floor": dict(found.floor),
         "flips": [{**vars(flip)} for flip in found.flips],
         "next": {"reason": run.reason, "fix": run.fix} if isinstance(run, NotEnough) else {**vars(run)},
