@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -26,18 +27,31 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """Another shape: a true score that rises by ``rise`` around ``place`` FLOPs, over a width in log FLOPs."""
+
+    low: float
+    rise: float
+    place: float
+    width: float
+
+    def __call__(self, flops: float) -> float:
+        return self.low + self.rise / (1 + math.exp(-math.log(flops / self.place) / self.width))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Simulated:
     """A study that can be drawn again and again.
 
     Attributes:
-        curves: Label -> truth.
+        curves: Label -> true score of some FLOPs.
         budgets: FLOPs of the runs of each curve.
         seeds: Runs a budget.
         sd: Of a run's score over seeds.
         shared: Standard deviation of what all methods of a seed have in common.
     """
 
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, Callable[[float], float]]
     budgets: tuple[int, ...]
     seeds: int
     sd: float

@@ -13,7 +13,7 @@ from spendflops.study.compare import median_factor
 from spendflops.study.frontier import NotEnough, front_frequency
 from spendflops.study.frontier.envelope import envelopes
 from spendflops.study.frontier.interval import zero_of_line
-from spendflops.study.frontier.noise import assumed, moderated, prior, welch
+from spendflops.study.frontier.noise import assumed, moderated, prior, together, welch
 from spendflops.study.points import axes
 
 
@@ -119,6 +119,7 @@ def test_degrees_of_freedom_are_welchs():
     assert df == pytest.approx(expected.df)
     assert (np.mean(one) - np.mean(two)) / se == pytest.approx(expected.statistic)
     assert welch([(2.0, math.inf)]) == (2.0, math.inf)
+    assert together(errors) == (se, 3) and together([(1.0, 8), (1.0, 2)])[1] < 8
 
 
 def test_the_interval_is_where_the_two_are_not_told_apart(make_row):
@@ -136,10 +137,9 @@ def test_the_interval_is_where_the_two_are_not_told_apart(make_row):
     grid = np.linspace(1, 4, 30_001)
     gap = np.interp(grid, [1, 2, 3, 4], medians["large"]) - np.interp(grid, [1, 2, 3, 4], medians["small"])
     share = grid - np.minimum(np.floor(grid), 3)
-    # Of either curve, 16 degrees of freedom each point.
+    # All points share one estimate of the noise, of 16 degrees of freedom.
     se = sd * 1.160178 / math.sqrt(3) * np.stack([1 - share, share])
-    df = (2 * (se**2).sum(axis=0)) ** 2 / (2 * (se**4).sum(axis=0) / 16)
-    same = np.abs(gap) <= stats.t.ppf(0.95, df) * np.sqrt(2 * (se**2).sum(axis=0))
+    same = np.abs(gap) <= stats.t.ppf(0.95, 16) * np.sqrt(2 * (se**2).sum(axis=0))
     inside = 10 ** grid[same]
     assert (found.low, found.high) == pytest.approx((inside[0], inside[-1]), rel=1e-3)
     assert found.low < found.flops < found.high

@@ -10,7 +10,7 @@ from scipy import special
 
 from spendflops.study.compare import t_critical
 from spendflops.study.frontier.interval import LEVEL
-from spendflops.study.frontier.noise import welch
+from spendflops.study.frontier.noise import together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +75,6 @@ def widening(df: float) -> float:
 
 def apart(one: Belief, other: Belief, *, level: float = LEVEL) -> float:
     """How far two scores are apart, less what it takes to tell them apart: the interval of their difference excludes 0
-    where this is positive.
-
-    The degrees of freedom are Welch's, but no more than those of either: what is known of the noise may be the same
-    few runs for both.
-    """
-    error, df = welch([(one.error, one.df), (other.error, other.df)])
-    return abs(one.mean - other.mean) - t_critical(min(df, max(one.df, other.df)), 1 - level) * error
+    where this is positive."""
+    error, df = together([(one.error, one.df), (other.error, other.df)])
+    return abs(one.mean - other.mean) - t_critical(df, 1 - level) * error

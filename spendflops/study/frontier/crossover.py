@@ -20,7 +20,7 @@ from scipy import optimize
 from spendflops.study.compare import Comparison, compare, t_critical
 from spendflops.study.frontier.curves import Point, curves, mixed, weights
 from spendflops.study.frontier.interval import LEVEL, NotEnough
-from spendflops.study.frontier.noise import Noises, moderated, welch
+from spendflops.study.frontier.noise import Noises, moderated, together
 
 Curve = Sequence[Point]
 
@@ -105,7 +105,7 @@ def _interval(
         """How far the two are apart at a place in log FLOPs, less what it takes to tell them apart."""
         at = min(max(math.exp(place), one[0].flops, two[0].flops), one[-1].flops, two[-1].flops)
         parts = weights(one, at), weights(two, at)
-        se, df = welch([noises.mixed(part) for part in parts])
+        se, df = together([noises.mixed(part) for part in parts])
         return abs(mixed(parts[0]).value - mixed(parts[1]).value) - t_critical(df, 1 - level) * se
 
     knots = [math.log(knot) for knot in common(one, two)]

@@ -60,7 +60,7 @@ class Noises:
 
     def mixed(self, parts: Sequence[tuple[float, Point]]) -> tuple[float, float]:
         """The standard error of a weighted sum of points, which are medians of seeds, and its degrees of freedom."""
-        return welch([(abs(share) * self.of(p).error(len(p.rows)), self.of(p).df) for share, p in parts])
+        return together([(abs(share) * self.of(p).error(len(p.rows)), self.of(p).df) for share, p in parts])
 
 
 def moderated(points: Iterable[Point]) -> Noises | NotEnough:
@@ -120,3 +120,12 @@ def welch(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
     variance = sum(se**2 for se, _ in errors)
     parts = sum(se**4 / df for se, df in errors)
     return math.sqrt(variance), variance**2 / parts if parts else math.inf
+
+
+def together(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """As :func:`welch`, with no more degrees of freedom than the largest of the terms.
+
+    Points of one axis draw on one estimate of their noise: Welch's sum would count the same runs for every term.
+    """
+    error, df = welch(errors)
+    return error, min(df, max(own for _, own in errors))
