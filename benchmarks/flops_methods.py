@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 import harness
@@ -28,7 +27,6 @@ from spendflops.engine.build import build_stage
 from spendflops.engine.optim import adamw
 from spendflops.engine.recipe import Stage
 
-DOCS = Path(__file__).parents[1] / "docs"
 MARK = "<!-- written by benchmarks/flops_methods.py -->"
 BATCH = 8
 
@@ -91,24 +89,16 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def render(results: dict[str, Any]) -> None:
-    """Puts the table into docs/flops.md, between its marks."""
-    page = DOCS / "flops.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARK)
-    _, _, after = rest.partition(MARK)
-    page.write_text(f"{before}{MARK}\n\n{table(results)}\n\n{MARK}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Counts all methods, or renders what was counted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--render", action="store_true", help="only write the table again")
-    path = DOCS / "flops_methods.json"
+    path = harness.DOCS / "flops_methods.json"
     if not parser.parse_args().render:
         machine = harness.machine()
         results = {"machine": machine, "batch": BATCH, "methods": {name: measured(name) for name in METHODS}}
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    render(json.loads(path.read_text(encoding="utf-8")))
+    harness.between(harness.DOCS / "flops.md", MARK, table(json.loads(path.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

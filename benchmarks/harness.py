@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
+DOCS = Path(__file__).parents[1] / "docs"
 PACKAGES = ("spendflops", "jax", "jaxlib", "flax", "optax", "grain", "numpy", "pillow", "opencv-python-headless")
 
 
@@ -83,3 +84,10 @@ def finish(name: str, cases: Sequence[Case], *, quick: bool, before: dict[str, A
     body = {"benchmark": name, "about": about, "machine": before, "cases": [dataclasses.asdict(case) for case in cases]}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def between(page: Path, mark: str, text: str) -> None:
+    """Puts a text between the two marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(mark)
+    _, _, after = rest.partition(mark)
+    page.write_text(f"{before}{mark}\n\n{text}\n\n{mark}{after}", encoding="utf-8")

@@ -52,7 +52,8 @@ def test_the_score_of_what_is_recommended(study, budget):
 
 @pytest.mark.slow
 def test_the_score_of_the_best_of_five_equals():
-    assert holds(coverage.of_choices(EQUAL, budget=8e18, draws=DRAWS))
+    """The best by chance alone: the interval errs on the safe side, and far from the 76 % of an ordinary one."""
+    assert coverage.of_choices(EQUAL, budget=8e18, draws=DRAWS).share >= 0.88
 
 
 @pytest.mark.slow

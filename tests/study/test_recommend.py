@@ -162,10 +162,10 @@ def test_errors_turn_the_whole_answer_round(rows):
 
 
 def test_the_lower_end_is_that_of_the_best_of_those_not_told_apart(rows):
-    """The lower end among two misses in 7.5 % where both are as good; the upper end is the ordinary one."""
+    """Sidak's end for two, the ordinary one for the upper end."""
     found = recommend(rows, FLIP)
     belief = found.choice.offer.belief
-    assert found.choice.interval.low == pytest.approx(belief.quantile(1 - 0.925**0.5))
+    assert found.choice.interval.low == pytest.approx(belief.quantile(1 - 0.95**0.5))
     assert found.choice.interval.high == pytest.approx(belief.quantile(0.95))
     clear = recommend(rows, 8e18)
     assert clear.choice.interval.low == pytest.approx(clear.choice.offer.belief.quantile(0.05))

@@ -1,10 +1,9 @@
 """The choice for a budget: the best expected score, how sure that is, and what is not told apart from it.
 
 The chosen score is the best of several noisy ones, and the best is too high on average. So the lower end of its
-interval is that of the best of k independent scores, as many as are not told apart from it. Were all of them equal, the
-best would miss at the lower end alone, and its share would be 1 - level; does one of them lead, it misses at both ends,
-and the share is half of that. Neither is known, and the lower end takes what is between. docs/answer.md has what that
-covers.
+interval is that of the best of k independent scores, as many as are not told apart from it (Sidak 1967), and the upper
+end is its own. With one candidate it is the ordinary interval; where all of the k are equal it holds the truth too
+often, where one leads about as often as it is to.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from spendflops.study.frontier.interval import LEVEL, Interval
 from spendflops.study.recommend.offers import Offer
 
 DRAWS = 20_000
-_AMONG = 0.75
-"""The part of all misses that the lower end may have among several: between a half and all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +64,7 @@ def _tied(one: Belief | None, other: Belief | None, *, level: float) -> bool:
 
 def _interval(belief: Belief, rivals: int, sign: int, level: float) -> Interval:
     side = (1 - level) / 2
-    below = side if rivals == 1 else 1 - (1 - _AMONG * (1 - level)) ** (1 / rivals)
-    ends = belief.quantile(below), belief.quantile(1 - side)
+    ends = belief.quantile(1 - (1 - side) ** (1 / rivals)), belief.quantile(1 - side)
     low, high = sorted(sign * end for end in ends)
     return Interval(value=sign * belief.mean, low=low, high=high, level=level)
 
