@@ -181,7 +181,7 @@ def of_choices(study: Simulated, *, budget: float, draws: int, seed: int = 0) ->
         for points in drawn(study, draws, seed):
             known = field(points)
             offers, _ = known.offers(budget)
-            chosen = candidates(offers, sign=known.axis.sign)[0]
+            chosen = candidates(offers, known.axis)[0]
             truth = study.curves[chosen.offer.name](chosen.offer.flops)
             yield (None if chosen.interval is None else (chosen.interval.low, chosen.interval.high)), truth
 

@@ -222,6 +222,27 @@ def test_the_length_in_steps_and_passes(make_row):
     assert found.filled["steps"] == pytest.approx(20) and "about 20 steps" in to_text(found)
 
 
+def test_steps_of_a_transfer_are_not_those_of_pre_training(study):
+    rows = [dataclasses.replace(r, steps=50) if r.kind == "transfer" else r for r in study.rows]
+    found = recommend(rows, 2e12, task="accuracy-finetune-v1")
+    assert found.choice.offer.name == "fine-tune of simclr" and found.filled["transfer"]
+    assert "steps" not in found.filled and "epochs" not in found.filled
+    recommend(rows, 7e9, task="accuracy-finetune-v1")  # a step of a transfer is no least budget
+
+
+def test_a_percentage_ends_at_100():
+    rows = parse("method,flops,seed,score,unit\na,1e18,0,99,%\na,1e18,1,100,%\n")
+    assert recommend(rows, 1e18).choice.interval.high == 100
+
+
+def test_flips_that_are_close_are_all_there():
+    """b and c begin within a hundredth of a step of the search; each takes over from the one before."""
+    rows = parse("method,flops,score\na,1e18,1\nb,4.00e18,2\nc,4.01e18,3\n")
+    found = recommend(rows, 4e18, noise=0.1).flips
+    assert [(f.cheap, f.dear) for f in found] == [("a", "b"), ("b", "c")]
+    assert found[0].flops == pytest.approx(4e18 / 1.05, rel=0.01) and found[0].flops < found[1].flops
+
+
 def test_budgets():
     assert float(flops_of("3 EFLOP").amount) == 3e18 and flops_of("2h@1xH200").converted is not None
     for wrong, said in (("250000 steps", "steps of two methods"), ("0", "buys nothing"), ("lots", "is not a budget")):

@@ -15,6 +15,7 @@ import numpy as np
 
 from spendflops.study.frontier.belief import Belief, apart
 from spendflops.study.frontier.interval import LEVEL, Interval
+from spendflops.study.points import Axis
 from spendflops.study.recommend.offers import Offer
 
 DRAWS = 20_000
@@ -38,7 +39,7 @@ class Candidate:
     lead: float
 
 
-def candidates(offers: Sequence[Offer], *, sign: int, level: float = LEVEL, seed: int = 0) -> list[Candidate]:
+def candidates(offers: Sequence[Offer], axis: Axis, *, level: float = LEVEL, seed: int = 0) -> list[Candidate]:
     """The offers for a budget, the best first, each with its interval and how sure its place is."""
     chosen, *others = offers
     ties = [_tied(chosen.belief, other.belief, level=level) for other in others]
@@ -49,7 +50,7 @@ def candidates(offers: Sequence[Offer], *, sign: int, level: float = LEVEL, seed
         found.append(
             Candidate(
                 offer=offer,
-                interval=None if offer.belief is None else _interval(offer.belief, rivals, sign, level),
+                interval=None if offer.belief is None else _interval(offer.belief, rivals, axis, level),
                 best=best[place] if best else None,
                 tied=bool(place) and ties[place - 1],
                 lead=chosen.value - offer.value,
@@ -62,11 +63,13 @@ def _tied(one: Belief | None, other: Belief | None, *, level: float) -> bool:
     return one is None or other is None or apart(one, other, level=level) <= 0
 
 
-def _interval(belief: Belief, rivals: int, sign: int, level: float) -> Interval:
+def _interval(belief: Belief, rivals: int, axis: Axis, level: float) -> Interval:
     side = (1 - level) / 2
     ends = belief.quantile(1 - (1 - side) ** (1 / rivals)), belief.quantile(1 - side)
-    low, high = sorted(sign * end for end in ends)
-    return Interval(value=sign * belief.mean, low=low, high=high, level=level)
+    low, high = sorted(axis.sign * end for end in ends)
+    if axis.unit == "%":
+        low, high = max(low, 0.0), min(high, 100.0)
+    return Interval(value=axis.sign * belief.mean, low=low, high=high, level=level)
 
 
 def _best(beliefs: Sequence[Belief | None], *, seed: int) -> list[float]:

@@ -46,9 +46,10 @@ def flips(field: Field) -> list[Flip]:
     before = _chosen(field, places[0])
     for left, right in itertools.pairwise(places):
         after = _chosen(field, right)
-        # Two changes between two places look like one, or like none; places are closer than lengths of a study.
-        if before is not None and after is not None and after.name != before.name:
-            found.append(_flip(field, left, right, before.name))
+        # A curve that is the best only between two places is missed; places are closer than lengths of a study.
+        while before is not None and after is not None and after.name != before.name:
+            left, before, flip = _flip(field, left, right, before.name)
+            found.append(flip)
         before = after
     return found
 
@@ -58,7 +59,8 @@ def _chosen(field: Field, budget: float) -> Offer | None:
     return offers[0] if offers else None
 
 
-def _flip(field: Field, left: float, right: float, name: str) -> Flip:
+def _flip(field: Field, left: float, right: float, name: str) -> tuple[float, Offer, Flip]:
+    """The first place between two at which ``name`` is no longer chosen: just behind it, what is chosen there."""
     for _ in range(_HALVINGS):
         middle = math.sqrt(left * right)
         chosen = _chosen(field, middle)
@@ -75,7 +77,7 @@ def _flip(field: Field, left: float, right: float, name: str) -> Flip:
         note = "one of the two is known by another way from there on"
     else:
         low, high = _interval(field, one.name, other.name, place)
-    return Flip(
+    flip = Flip(
         cheap=one.name,
         dear=other.name,
         flops=place,
@@ -84,6 +86,7 @@ def _flip(field: Field, left: float, right: float, name: str) -> Flip:
         factor=max(one.factor, other.factor),
         note=note,
     )
+    return right, other, flip
 
 
 def _interval(field: Field, one: str, other: str, place: float) -> tuple[float | None, float | None]:

@@ -100,27 +100,27 @@ def tuned_equally(rows: Sequence[Row], axis: Axis) -> tuple[list[Row], list[str]
     if not isinstance(found, tuple):
         return list(rows), [], found.reason
     loss = {t.method: t.best - t.equal for t in found if t.best is not None and t.equal is not None}
-    methods = {_method(row) for row in rows if row.kind in ("method", "transfer") and row.ok}
+    methods = {row.label for row in rows if row.kind in ("method", "transfer") and row.ok}
     unknown = sorted(methods - set(loss))
     if unknown:
         return list(rows), [], f"what choosing settings has tried is not recorded for {', '.join(unknown)}"
     notes = [
-        f"{t.method} tried {t.tried} settings for {t.flops:.3g} FLOPs; with {t.allowed} its scores would be "
-        f"{abs(loss[t.method]):.3g} {'lower' if axis.higher_is_better else 'higher'}"
+        f"{t.method} tried {t.tried} settings for {t.flops:.3g} FLOPs"
+        + (f"; with {t.allowed} its scores are {abs(loss[t.method]):.3g} worse, as here" if loss[t.method] else "")
         for t in found
         if t.method in loss
     ]
-    return [_shifted(row, axis, loss.get(_method(row), 0.0)) for row in rows], notes, ""
-
-
-def _method(row: Row) -> str:
-    """The name under which a row's settings were chosen."""
-    return row.label
+    return [_shifted(row, axis, loss.get(row.label, 0.0)) for row in rows], notes, ""
 
 
 def _shifted(row: Row, axis: Axis, loss: float) -> Row:
     scores = tuple(dataclasses.replace(s, value=s.value - loss) if s.axis == axis else s for s in row.scores)
     return row if row.kind == "tuning" else dataclasses.replace(row, scores=scores)
+
+
+def pretrains(row: Row) -> bool:
+    """Whether all that a row spent is its own pre-training, so that its steps are those of its FLOPs."""
+    return not row.follows and not row.flops.get("transfer")
 
 
 def check_budget(items: Sequence[Point], flops: float) -> None:
@@ -129,7 +129,7 @@ def check_budget(items: Sequence[Point], flops: float) -> None:
     Raises:
         ConfigError: The budget is below one step of every method whose steps are known.
     """
-    steps = {p.name: p.flops / p.rows[0].steps for p in items if p.flops and p.rows[0].steps}
+    steps = {p.name: p.flops / p.rows[0].steps for p in items if p.flops and p.rows[0].steps and pretrains(p.rows[0])}
     known = all(p.name in steps for p in items if p.flops)
     if steps and known and flops < min(steps.values()):
         name = min(steps, key=steps.__getitem__)

@@ -130,7 +130,7 @@ def recommend(
 def _answer(basics: dict[str, Any], known: Field, flops: float, reason: str, notes: list[str]) -> Recommendation:
     offers, silent = known.offers(flops)
     reason = reason or _unsaid(known, offers, flops)
-    found = candidates(offers, sign=known.axis.sign) if offers else []
+    found = candidates(offers, known.axis) if offers else []
     chosen = found[0] if found and not reason else None
     noises = known.noises
     return Recommendation(
@@ -185,7 +185,10 @@ def _are(rows: Sequence[Row]) -> str:
 
 
 def _filled(offer: Offer, cost: Cost) -> dict[str, float]:
-    """Steps, epochs and FLOPs by phase of a run of the chosen length, from the nearest one that was made."""
+    """Steps, epochs and FLOPs by phase of a run of the chosen length, from the nearest one that was made.
+
+    Steps and epochs of a row with a transfer are those of the transfer, and are not given.
+    """
     point = min(offer.points, key=lambda p: abs(math.log(p.flops / offer.flops)))
     row = point.rows[0]
     pretrain, transfer = row.flops.get("pretrain") or 0, row.flops.get("transfer") or 0
@@ -195,8 +198,8 @@ def _filled(offer: Offer, cost: Cost) -> dict[str, float]:
     found: dict[str, float] = {"pretrain": length, "transfer": float(transfer)}
     if length <= 0:
         return {}
-    if row.steps:
+    if row.steps and question.pretrains(row):
         found["steps"] = length / pretrain * row.steps
-    if row.epochs:
+    if row.epochs and question.pretrains(row):
         found["epochs"] = length / pretrain * row.epochs
     return found
