@@ -28,7 +28,7 @@ class Rule:
 
     Attributes:
         reduction: Of the arms that are compared at a rung, one in ``reduction`` goes on, rounded up.
-        margin: Arms whose score is less than this below the last one that goes on go on as well.
+        margin: Arms whose score is at most this below the last one that goes on go on as well, ties in any case.
         per_method: So many arms of every method go on in any case.
     """
 
@@ -56,7 +56,7 @@ class Rule:
         kept: dict[str, int] = {}
         found = []
         for place, name in enumerate(ranked):
-            near = scores[name] > scores[ranked[going - 1]] - self.margin
+            near = scores[name] >= scores[ranked[going - 1]] - self.margin
             if place < going or near or kept.get(methods[name], 0) < self.per_method:
                 kept[methods[name]] = kept.get(methods[name], 0) + 1
             else:

@@ -82,6 +82,11 @@ def test_more_is_kept_within_a_margin_and_of_every_method():
     assert halve(sizes, Rule(reduction=3, per_method=2)).rungs[0].stopped == ()
 
 
+def test_no_tie_is_broken_by_a_name():
+    assert halve([arm("a", [4, 5, 6, 7]), arm("b", [4, 5, 6, 7]), arm("c", [1, 1, 1, 1])]).rungs[0].stopped == ("c",)
+    assert Rule().stopped({"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}, dict.fromkeys("abcd", "m")) == ["d"]
+
+
 def test_a_front_that_changes_is_seen():
     crossing = [arm("a", [4, 5, 6, 7]), arm("b", [3, 4, 9, 12])]
     found = halve(crossing)
