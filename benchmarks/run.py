@@ -17,7 +17,7 @@ import render
 HERE = Path(__file__).parent
 NAMES = (
     "cli_start", "plan_time", "start", "host_overhead", "bare_step", "pipeline", "step_speed", "time_law", "images",
-    "evaluators",
+    "evaluators", "spend_less",
 )  # fmt: skip
 
 

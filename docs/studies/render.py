@@ -23,7 +23,7 @@ from spendflops.study.report import text
 HERE = Path(__file__).parent
 ALSO = ("box_ap50", "mask_ap", "mask_ap50")
 """Figures that stand beside a score where an evaluator gives them."""
-PAID = ("FLOPs paid", "pre-training", "transfer", "tuning")
+PAID = ("FLOPs paid", "marginal", "pre-training", "transfer", "tuning")
 HEAD = """# Studies that were run
 
 Written by `docs/studies/render.py` from the reports beside it. ±: one standard deviation over the seeds. Distance: how
@@ -95,8 +95,9 @@ def table(body: dict[str, Any]) -> list[str]:
 
 
 def transfers(body: dict[str, Any]) -> list[str]:
-    """What a study with transfers found: a line a method, budget and transfer, gains over labels, what tuning cost."""
+    """What a study with transfers or lengths found: a line a point, gains over labels, what tuning cost."""
     report = Report.from_json(body["report"])
+    costs = PAID if any(row.trunk for row in report.rows) else tuple(name for name in PAID if name != "marginal")
     lines = []
     for axis in axes(report.rows):
         found = sorted(points(select(report.rows, axis), vary=varying(report.rows)), key=lambda p: -p.estimate.value)
@@ -104,9 +105,9 @@ def transfers(body: dict[str, Any]) -> list[str]:
         lines += [
             f"{axis.metric} in {axis.unit} on {axis.place}, `{axis.protocol}`:",
             "",
-            f"| {' | '.join(['method', 'budget', 'score', *others, *PAID])} |",
-            f"| --- |{' ---: |' * (2 + len(others) + len(PAID))}",
-            *(_line(point, axis, others) for point in found),
+            f"| {' | '.join(['method', 'budget', 'score', *others, *costs])} |",
+            f"| --- |{' ---: |' * (2 + len(others) + len(costs))}",
+            *(_line(point, axis, others, costs) for point in found),
             "",
         ]
     for item in by_labels(report.rows):
@@ -128,14 +129,16 @@ def transfers(body: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _line(point: Point, axis: Axis, others: list[str]) -> str:
-    first, budget = point.rows[0], "-" if point.budget is None else f"{point.budget:.0e}".replace("e+", "e")
-    costs = (first.cost(), first.flops.get("pretrain"), first.flops.get("transfer"), first.tuning)
+def _line(point: Point, axis: Axis, others: list[str], costs: tuple[str, ...]) -> str:
+    first, budget = point.rows[0], "-" if point.budget is None else f"{point.budget:g}".replace("e+", "e")
+    paid = (first.cost(), first.marginal, first.flops.get("pretrain"), first.flops.get("transfer"), first.tuning)
+    known = dict(zip(PAID, paid, strict=True))
     said = [
         statistics.mean(s.others[name] for r in point.rows for s in r.scores if s.protocol == axis.protocol)
         for name in others
     ]
-    cells = [text.score(point.estimate, axis), *(f"{value:.3f}" for value in said), *map(text.flops, costs)]
+    cells = [text.score(point.estimate, axis), *(f"{value:.3f}" for value in said)]
+    cells += [text.flops(known[name]) for name in costs]
     return f"| {point.name} | {budget} | {' | '.join(cells)} |"
 
 
@@ -154,11 +157,13 @@ def page() -> str:
         seeds = len({row["seed"] for row in report["rows"]})
         versions = ", ".join(f"{n} {packages[n]}" for n in ("spendflops", "jax", "jaxlib", "numpy") if n in packages)
         notes = HERE / f"{path.stem}.md"
+        many = any(r.get("transfer") for r in report["rows"])
+        many |= len({r["budget"] for r in report["rows"] if r["kind"] == "method"}) > 1
         parts += [
             f"## {report['title']}\n",
             f"{report['question']} {len(report['rows'])} runs, {seeds} seeds, {report['created'][:10]}; {versions}.\n",
             *([notes.read_text(encoding="utf-8")] if notes.exists() else []),
-            "\n".join(transfers(body) if any(r.get("transfer") for r in report["rows"]) else table(body)) + "\n",
+            "\n".join(transfers(body) if many else table(body)) + "\n",
         ]
     return "\n".join(parts)
 
