@@ -2,7 +2,8 @@
 
 With --machine also hours, kWh and kg of CO2e: at a stated part of the machine's peak (--utilisation), or by a power law
 through steps that finished runs have timed on this machine (--speeds, then --machine this). --root Study plans a whole
-study: every run that it would make. --target v3:4x8x1 compiles for TPUs that are not here (extra tpu-plan)."""
+study: every run that it would make. --target v3:4x8x1 compiles for TPUs that are not here (extra tpu-plan). With
+--compile and a machine, or with a target, also whether each step fits into a device's memory, and what would."""
 
 from __future__ import annotations
 
@@ -77,6 +78,11 @@ def _recipe(known: flags.FlagValues, recipe: Any, priced: Terms | None) -> dict[
     built = build(recipe)
     notes = cautions(built, known.objective or "run")
     body = {**plan(built, compiled=known.compile, target=target, terms=priced), "notes": notes}
+    if target is not None or (known.compile and priced is not None):
+        from spendflops.study import fit
+
+        place = fit.of_target(target) if target is not None else fit.of_machine(priced.machine)
+        body["fit"] = fit.report(built, place)
     if known.strict:
         check_counters(body["programs"])
     return body

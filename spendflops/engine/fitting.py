@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-import itertools
 import os
 from collections.abc import Iterator
 
 import jax
 
-from spendflops.contracts import conformity, errors
+from spendflops.contracts import errors
 from spendflops.engine.build import build_stage
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Recipe, Stage
+from spendflops.engine.remedies import REMEDIES
 
 
 def memory() -> int | None:
@@ -34,7 +34,7 @@ def explained(recipe: Recipe, error: errors.OutOfMemoryError) -> errors.OutOfMem
     try:
         stage = max(recipe.stages, key=lambda stage: build_stage(stage).train.held)
         here = build_stage(stage).train.held
-        found = [text for size, text in _others(stage) if limit is None or size <= limit][:3]
+        found = list(_smaller(stage, limit))
     except errors.ConfigError:
         return error
     room = "" if limit is None else f" of {limit / 1e9:.3g} GB"
@@ -43,41 +43,31 @@ def explained(recipe: Recipe, error: errors.OutOfMemoryError) -> errors.OutOfMem
     return errors.OutOfMemoryError(error.what, why=why, fix=fix)
 
 
-def _others(stage: Stage) -> Iterator[tuple[int, str]]:
-    """Other ways to take steps, the nearest first: (bytes held at most, what to do and what it costs)."""
+def _smaller(stage: Stage, limit: int | None) -> Iterator[str]:
+    """The weakest form of each remedy that fits, and a smaller batch, which is another recipe."""
     own = build_stage(stage).train
-    for parts in itertools.takewhile(lambda n: n <= stage.batch_size, (2**k for k in range(1, 12))):
-        found = _built(stage, accumulate=parts)
-        if found is not None and found.held < own.held:
-            yield found.held, f"Stage.accumulate = {parts}: {_gigabytes(found)} for the same FLOPs a step"
-    recomputing = _recomputing(stage)
-    if recomputing is not None:
-        more = recomputing.with_recomputation.total / own.cost().total - 1
-        what = f"remat = 'blocks' of the backbone: {_gigabytes(recomputing)}, {more:.0%} more FLOPs a step"
-        yield recomputing.held, what
-    for part in itertools.takewhile(lambda n: n < stage.batch_size, (2**k for k in range(1, 12))):
-        found = _built(stage, batch_size=stage.batch_size // part)
-        if found is not None:
-            size, share = stage.batch_size // part, found.cost().total / own.cost().total
-            yield found.held, f"Stage.batch_size = {size}: {_gigabytes(found)} for {share:.0%} of the FLOPs a step"
+    for remedy in REMEDIES:
+        with contextlib.suppress(errors.ConfigError):  # it does not apply
+            for setting, changed in remedy.smaller(stage):
+                found = build_stage(changed).train
+                if _fits(found, own, limit):
+                    price = _flops(found) * remedy.share(stage, changed) / _flops(own) - 1
+                    cost = "the same FLOPs" if abs(price) < 0.005 else f"{price:.0%} more FLOPs"
+                    yield f"{setting}: at most {found.held / 1e9:.3g} GB for {cost} a step"
+                    break
+    for size in (stage.batch_size // 2**k for k in range(1, stage.batch_size.bit_length())):
+        with contextlib.suppress(errors.ConfigError):  # devices cannot share it
+            found = build_stage(dataclasses.replace(stage, batch_size=size)).train
+            if _fits(found, own, limit):
+                share = _flops(found) / _flops(own)
+                held = f"at most {found.held / 1e9:.3g} GB"
+                yield f"another recipe, Stage.batch_size = {size}: {held} for {share:.0%} of the FLOPs a step"
+                return
 
 
-def _built(stage: Stage, **changes: object) -> Program | None:
-    """The training step of a changed stage, None where it is refused."""
-    try:
-        return build_stage(dataclasses.replace(stage, **changes)).train
-    except errors.ConfigError:
-        return None
+def _fits(found: Program, own: Program, limit: int | None) -> bool:
+    return found.held < own.held if limit is None else found.held <= limit
 
 
-def _recomputing(stage: Stage) -> Program | None:
-    """The step that computes the blocks of its backbone twice, where the backbone can and does not yet."""
-    backbone = stage.backbone
-    cls, keywords = (backbone.func, backbone.keywords) if isinstance(backbone, functools.partial) else (backbone, {})
-    if "remat" not in conformity.options("backbones", cls) or keywords.get("remat", "none") != "none":
-        return None
-    return _built(stage, backbone=functools.partial(cls, **{**keywords, "remat": "blocks"}))
-
-
-def _gigabytes(program: Program) -> str:
-    return f"at most {program.held / 1e9:.3g} GB"
+def _flops(program: Program) -> int:
+    return program.with_recomputation.total or 0

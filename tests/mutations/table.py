@@ -465,6 +465,13 @@ MUTATIONS = (
         "tests/engine/test_trunk.py::test_the_trunk_is_charged_once",
     ),
     Mutation(
+        "a method is stopped before its first comparison",
+        "spendflops/study/rungs.py",
+        "if first is not None and _length(row) < _amount(first):",
+        "if False:",
+        "tests/study/test_rungs.py::test_no_method_is_stopped_before_its_first_comparison",
+    ),
+    Mutation(
         "micro-batches draw the same random numbers",
         "spendflops/engine/step.py",
         "key=jax.random.fold_in(key, number))",

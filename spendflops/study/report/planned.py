@@ -30,6 +30,7 @@ def recipe(body: Mapping[str, Any], name: str) -> str:
     totals = ", ".join(f"{role} {flops:.4e}" for role, flops in body["totals"].items() if flops)
     lines.append(f"  total: {totals}    ({body['counter']}, 2 FLOPs a multiply-add, all devices)")
     lines += _priced(body)
+    lines += [line for row in body.get("fit", ()) for line in _fit(row)]
     return "\n".join([*lines, *(f"  note: {note}" for note in body["notes"])])
 
 
@@ -73,6 +74,33 @@ def _program(row: Mapping[str, Any]) -> list[str]:
         )
         lines += [f"    not counted: {name}" for name in row["unknown"]]
     return lines
+
+
+def _fit(row: Mapping[str, Any]) -> list[str]:
+    """Whether a step fits, and if not, what would."""
+    said = {True: "fits", False: "does not fit", None: "nobody knows whether it fits"}[row["fits"]]
+    usable = "unknown" if row["usable_bytes"] is None else _gib(row["usable_bytes"])
+    needs = "unknown memory" if row["memory_bytes"] is None else _gib(row["memory_bytes"])
+    note = f", {row['note']}" if row["note"] else ""
+    lines = [
+        f"  {row['stage']} on {row['place']}: {said}: {needs} of {usable} a device, "
+        f"by the compiler for {row['compiler']}{note}",
+        f"    memory: {row['usable_from']}",
+    ]
+    for tried in row["remedies"]:
+        if tried["reason"] and not tried["setting"]:
+            lines.append(f"    {tried['remedy']}: no, {tried['reason']}")
+            continue
+        price = "unknown" if tried["flops_ratio"] is None else f"{tried['flops_ratio']:.3f}"
+        lines.append(
+            f"    {tried['remedy']}: {'fits' if tried['fits'] else 'does not fit'}, {_gib(tried['memory_bytes'])}, "
+            f"{price} times the FLOPs: {tried['setting']}"
+        )
+    return lines
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.4g} GiB"
 
 
 def _priced(body: Mapping[str, Any]) -> list[str]:
