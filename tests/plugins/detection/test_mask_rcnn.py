@@ -104,16 +104,17 @@ def test_proposals_are_the_best_anchors_of_each_level_moved_clipped_and_thinned_
 def test_loss_of_the_proposals_is_that_of_the_anchors_matched_one_by_one(rng):
     # With as many samples as there are anchors nothing is left to chance.
     model = made(rpn_samples=120, average="samples")
-    places = model.rpn.anchors([(4, 4), (2, 2)])
+    places = doubled(model.rpn.anchors([(4, 4), (2, 2)]))
     every = np.concatenate(places)
-    truth, valid = random_boxes(rng, 2, 3), np.array([[1, 1, 0], [1, 0, 0]], bool)
-    logits = [rng.normal(0, 1, (2, len(p))) for p in places]
-    deltas = [rng.normal(0, 0.4, (2, len(p), 4)) for p in places]
+    # Of the third image nobody annotated anything.
+    truth, valid = doubled(random_boxes(rng, 3, 3)), np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
+    logits = [rng.normal(0, 1, (3, len(p))) for p in places]
+    deltas = [rng.normal(0, 0.4, (3, len(p), 4)) for p in places]
 
     def loss(model):
         with jax.enable_x64(True):
             compute = jax.jit(lambda *given: model.rpn.loss(*given[:2], places, *given[2:], CTX))
-            return compute(*doubled((logits, deltas, truth)), valid)
+            return compute(logits, deltas, truth, valid)
 
     given = loss(model)
     matched = [oracle.match(every, t, v, 0.3, 0.7, True) for t, v in zip(truth, valid, strict=True)]
@@ -127,7 +128,7 @@ def test_loss_of_the_proposals_is_that_of_the_anchors_matched_one_by_one(rng):
     ends = len(places[0])
     wanted = 0
     for level, part in zip(deltas, (slice(None, ends), slice(ends, None)), strict=True):
-        rows = [(b, a) for b in range(2) for a in range(*part.indices(len(every)))]
+        rows = [(b, a) for b in range(3) for a in range(*part.indices(len(every)))]
         targets = [oracle.encode(every[a], truth[b][index[b][a]]) for b, a in rows]
         positive = [sampled[b][a] == 1 for b, a in rows]
         wanted += slow.coordinate_mean(level.reshape(-1, 4), targets, positive, abs)
@@ -150,6 +151,9 @@ def test_regions_are_proposals_and_objects_those_of_objects_first(rng):
         objects = np.asarray(truth[0])[np.asarray(regions.index[0, :2])]
         assert all(oracle.iou(a, b) >= 0.5 for a, b in zip(regions.boxes[0, :2], objects, strict=True))
     assert drawn == {(0, 0, 8, 7), (0, 0, 8, 8), (8, 8, 16, 16)}
+    # Without an object all are background.
+    regions = draw(Proposals(found, there), batch | {"valid": jnp.zeros((1, 2), bool)}, CTX)
+    assert regions.valid[0].tolist() == [True] * 3 + [False] * 3 and not regions.positive.any()
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
