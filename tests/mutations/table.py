@@ -541,4 +541,25 @@ MUTATIONS = (
         "code == AGAIN",
         "tests/plugins/test_launcher_slurm.py::test_a_job_that_is_told_to_end_comes_back_unless_it_was_cancelled",
     ),
+    Mutation(
+        "the best curve that ends far below the budget is an answer",
+        "spendflops/study/recommend/recommend.py",
+        "if best.open and budget > best.flops * known.beyond:",
+        "if False:",
+        "tests/study/test_recommend.py::test_the_best_curve_that_ends_far_below_the_budget_is_no_answer",
+    ),
+    Mutation(
+        "a curve that is no law is extrapolated",
+        "spendflops/study/recommend/offers.py",
+        "return bool(chance > NO_LAW)",
+        "return True",
+        "tests/study/test_recommend.py::test_a_curve_that_is_no_law_is_not_extrapolated",
+    ),
+    Mutation(
+        "seeds that look like lengths make a curve",
+        "spendflops/study/recommend/question.py",
+        "if close and ",
+        "if False and ",
+        "tests/study/test_recommend.py::test_seeds_that_look_like_lengths_are_refused",
+    ),
 )
