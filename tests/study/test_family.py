@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import integrate, special
+from scipy import integrate, special, stats
 
 from spendflops.contracts.errors import DataError
 from spendflops.study.frontier import family
@@ -101,6 +101,27 @@ def test_the_interval_is_the_quantiles_of_the_mixture():
     found = member.predict(16e18)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.05, 0.95])), abs=0.03)
     assert found.value == pytest.approx(drawn.mean(), abs=0.02)
+
+
+def test_what_a_run_at_one_place_says_of_another(monkeypatch):
+    """Of one exponent: Bayes' linear regression, by matrices; of several: the variance is that of the mixture."""
+    x, y = noisy(0)
+    widening = stats.t.ppf(0.95, len(x) - 1) / stats.norm.ppf(0.95)
+    monkeypatch.setattr(family, "EXPONENTS", np.array([0.35]))
+    member = together({"a": (x, y)})["a"]
+    design = np.stack([np.ones_like(x), (x / 1e18) ** -0.35], axis=1)
+    inverse = np.linalg.inv(design.T @ design)
+    for one, other in ((16e18, 16e18), (16e18, 2e18), (3e18, 1e18)):
+        a, b = ([1.0, (place / 1e18) ** -0.35] for place in (one, other))
+        expected = widening**2 * member.lines.variance[0] * np.array(a) @ inverse @ np.array(b)
+        assert member.covariance(one, other) == pytest.approx(expected, rel=1e-8)
+        assert member.covariance(one, other) == pytest.approx(member.covariance(other, one))
+    monkeypatch.setattr(family, "EXPONENTS", np.array([0.1, 0.35, 1.2]))
+    member = together({"a": (x, y)})["a"]
+    places, scales = member.lines.at(math.log(16e18))
+    mean = member.weights @ places
+    expected = member.weights @ ((widening * scales) ** 2 + (places - mean) ** 2)
+    assert member.covariance(16e18, 16e18) == pytest.approx(expected)
 
 
 def test_many_curves_lend_one_their_exponent():

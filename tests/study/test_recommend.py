@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 
 from spendflops.cli.main import main
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.study.frontier.table import parse
 from spendflops.study.recommend import flops_of, recommend, to_json, to_text
+from spendflops.study.recommend.next_run import _gain
 from spendflops.study.report import write
 from spendflops.testing.simulated import Curve, Simulated
 
@@ -274,6 +275,36 @@ def test_seeds_that_look_like_lengths_are_refused():
     assert recommend(parse(named), 1e18).choice.offer.points[0].values == (1, 2)
 
 
+def test_runs_that_cost_nothing_are_refused(make_row):
+    with pytest.raises(DataError, match="mae: mae-10-0 cost no FLOPs"):
+        recommend([make_row("mae", 10, flops=0), make_row("byol", 10, flops=10)], 10)
+
+
+def test_what_a_run_is_worth_against_an_integral():
+    """The expected best of a moved score and a rival that stays, less today's best."""
+    place = np.linspace(-12, 12, 200_001)
+    density = np.exp(-place * place / 2) / np.sqrt(2 * np.pi)
+    for value, rival, moved in ((40.0, 41.0, 0.8), (41.0, 40.0, 0.8), (40.0, 40.0, 2.0)):
+        scores = value + moved * place
+        best = np.trapezoid(np.maximum(scores, rival) * density, place)
+        other = (scores > rival) if value < rival else (scores < rival)
+        gain, changes = _gain(value, rival, moved)
+        assert gain == pytest.approx(best - max(value, rival), abs=1e-6)
+        assert changes == pytest.approx(np.trapezoid(other * density, place), abs=1e-4)
+
+
+def test_one_more_seed_of_two_by_hand():
+    """Two seeds of two methods at one length: what a third moves, and the cheaper of two that tell as much."""
+    text = "method,flops,seed,score\n" + "".join(
+        f"{m},{x},{s},{y + s}\n" for m, x, y in (("first", "1.04e18", 41), ("rival", "1e18", 40.5)) for s in range(2)
+    )
+    found = recommend(parse(text), 1.04e18).next
+    own = np.std([0, 1], ddof=1) / np.sqrt(2) * stats.t.ppf(0.95, 2) / stats.norm.ppf(0.95)
+    moved = own**2 / np.hypot(own, np.std([0, 1], ddof=1))
+    assert (found.name, found.seed, found.flops) == ("rival", True, 1e18)
+    assert (found.gain, found.changes) == pytest.approx(_gain(40.5, 41, moved))
+
+
 def test_one_point_a_method():
     found = recommend(parse("method,flops,score\na,1e18,40\nb,2e18,50\n"), 2e18)
     assert found.choice.offer.name == "b" and {c.offer.name: c.offer.open for c in found.candidates} == {
@@ -298,5 +329,5 @@ def test_the_folder_of_a_study_answers(study, tmp_path, capsys):
     for source in (["--study", str(tmp_path)], ["--csv", str(tmp_path / "points.csv")]):
         assert main(["recommend", *source, "--task", "ridge-frozen-v1", "--budget", "2e12"]) == 0
         out = capsys.readouterr().out
-        assert "Spend it on supervised" in out and "For no FLOPs at all: random" in out
+        assert "Spend it on supervised" in out and "For no FLOPs of pre-training and transfer: random" in out
     assert main(["recommend", "--study", str(tmp_path), "--budget", "2e12"]) == 2

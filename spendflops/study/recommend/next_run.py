@@ -72,11 +72,8 @@ def next_run(field: Field, budget: float, offers: Sequence[Offer]) -> NextRun:
             seed=True,
             note="nothing is known of the noise: without a second seed no two scores are told apart",
         )
-    found = list(_runs(field, budget, offers, field.noises))
-    best = max(found, key=lambda run: (run.gain or 0.0) / run.flops, default=None)
-    if best is None or max(run.changes or 0.0 for run in found) < UNLIKELY:
-        return further
-    return best
+    found = (run for run in _runs(field, budget, offers, field.noises) if (run.changes or 0.0) >= UNLIKELY)
+    return max(found, key=lambda run: (run.gain or 0.0) / run.flops, default=further)
 
 
 def _runs(field: Field, budget: float, offers: Sequence[Offer], noises: Noises) -> Iterator[NextRun]:

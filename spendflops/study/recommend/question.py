@@ -138,6 +138,21 @@ def check_budget(items: Sequence[Point], flops: float) -> None:
         )
 
 
+def check_free(items: Sequence[Point]) -> None:
+    """Refuses runs that cost nothing.
+
+    Raises:
+        DataError: One that is no baseline.
+    """
+    free = [point for point in items if not point.flops and point.kind != "baseline"]
+    if free:
+        raise DataError(
+            f"{free[0].name}: {', '.join(row.run_id for row in free[0].rows)} cost no FLOPs",
+            why="it has no place on an axis of FLOPs; only a baseline may cost nothing",
+            fix="--cost paid counts transfer, too, or correct the FLOPs",
+        )
+
+
 def check_lengths(items: Sequence[Point]) -> None:
     """Refuses seeds of one point that look like lengths of a curve.
 

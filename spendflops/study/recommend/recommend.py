@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spendflops.accounts.budget import Budget
-from spendflops.contracts.errors import ConfigError, DataError
+from spendflops.contracts.errors import ConfigError
 from spendflops.study.frontier.curves import curve_name, points, select, varying
 from spendflops.study.frontier.interval import LEVEL, NotEnough
 from spendflops.study.points import Axis, Cost, Row
@@ -85,7 +85,8 @@ def recommend(
     Raises:
         ConfigError: An unknown task, method, model or data set; several protocols for one task; a budget that is no
             FLOPs or below one step.
-        DataError: No finished run with a score.
+        DataError: No finished run with a score; a run that cost nothing and is no baseline; seeds that look like
+            lengths.
     """
     if not (math.isfinite(beyond) and beyond >= 1):
         raise ConfigError(f"curves believed up to {beyond:g} times their runs", why="the factor is 1 or more")
@@ -98,6 +99,7 @@ def recommend(
     pairs = select(kept, axis)
     vary = varying(row for row, _ in pairs)
     items = points(pairs, cost=cost, vary=vary)
+    question.check_free(items)
     question.check_lengths(items)
     question.check_budget(items, flops)
     unplaced = tuple(
@@ -120,8 +122,6 @@ def recommend(
         "level": LEVEL,
     }
     if not placed:
-        if not unplaced and not floor:
-            raise DataError("there is no finished run with a score", fix="run the study")
         return _without(basics, "no run has a known cost", notes)
     known = field(placed, noise=noise, beyond=beyond)
     return _answer(basics, known, flops, reason, notes)

@@ -96,7 +96,7 @@ def _silent(found: Recommendation) -> list[str]:
 
 def _floor(found: Recommendation) -> list[str]:
     scores = [f"{name} {number(value, found.axis)}{unit(found.axis)}" for name, value in found.floor.items()]
-    return [f"For no FLOPs at all: {listing(scores)}."] if scores else []
+    return [f"For no FLOPs of {COSTS[found.cost]}: {listing(scores)}."] if scores else []
 
 
 def _flips(found: Recommendation) -> list[str]:
