@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -27,7 +27,7 @@ from spendflops.contracts.errors import ConfigError
 from spendflops.contracts.objective import Group, Objective
 from spendflops.contracts.types import Batch, Context, DatasetInfo, Features, Loss
 from spendflops.parts import closed_form
-from spendflops.parts.masking import kept_tokens, pick, prefix_length, token_backbone
+from spendflops.parts.masking import as_pixels, fixed_noise, kept_tokens, pick, prefix_length, token_backbone
 from spendflops.parts.nn import initialisers
 from spendflops.parts.nn.blocks import Block
 from spendflops.parts.nn.linear import Linear, compute_dtype
@@ -66,6 +66,7 @@ class MAE(Objective):
     """
 
     inputs: ClassVar = {"image": "uint8 B H W C"}
+    outputs = ("features", "reconstruction", "hidden")
     groups = (Group(match=r".*/(bias|scale)", decay=False),)  # class and mask token are decayed, as officially
     views = MAEViews
 
@@ -134,6 +135,23 @@ class MAE(Objective):
         hidden = (place >= latent.tokens.shape[1]).astype(jnp.float32)
         return pick(self.decoder.pixels(decoded), place), hidden, latent
 
+    def predict(self, batch: Batch, ctx: Context, *, want: Sequence[str]) -> dict[str, Any]:
+        """``features`` of whole images; ``reconstruction`` and what is ``hidden``, with one mask for all images.
+
+        With ``norm_pix`` the mean and the deviation of each patch are those of its true pixels, as in the official
+        pictures.
+        """
+        if not {"reconstruction", "hidden"} & set(want):
+            return super().predict(batch, ctx, want=want)
+        given = super().predict(batch, ctx, want=want) if "features" in want else {}
+        pixels = self.backbone.normalise(batch["image"])
+        noise = fixed_noise(math.prod(grid_of(pixels.shape, self.patch)), len(pixels))
+        predicted, hidden, _ = self.reconstruct(pixels, noise, ctx)
+        if self.norm_pix:
+            mean, deviation = patch_moments(patchify(pixels, self.patch))
+            predicted = predicted * deviation + mean
+        return {**given, "reconstruction": as_pixels(predicted, self.backbone), "hidden": hidden > 0}
+
     def closed_form(self, batch: Mapping[str, Any]) -> int:
         """See the contract. The decoder predicts hidden patches alone; the rest is the official computation."""
         count, *size, _ = batch["image"].shape
@@ -197,11 +215,17 @@ class Decoder(nnx.Module):
         return self.pred(self.norm(x))
 
 
+def patch_moments(patches: Float[Array, "B N PPC"]) -> tuple[Float[Array, "B N 1"], Float[Array, "B N 1"]]:
+    """What ``norm_pix`` takes out of each patch: mean and sqrt(var + 1e-6)."""
+    mean, var = jnp.mean(patches, axis=-1, keepdims=True), jnp.var(patches, axis=-1, keepdims=True, ddof=1)
+    return mean, jnp.sqrt(var + 1e-6)
+
+
 def pixel_loss(
     predicted: Float[Array, "B M PPC"], patches: Float[Array, "B M PPC"], *, norm_pix: bool
 ) -> Float[Array, ""]:
     """Equation (1) over hidden patches, of which every image has the same number."""
     if norm_pix:
-        mean, var = jnp.mean(patches, axis=-1, keepdims=True), jnp.var(patches, axis=-1, keepdims=True, ddof=1)
-        patches = (patches - mean) / jnp.sqrt(var + 1e-6)
+        mean, deviation = patch_moments(patches)
+        patches = (patches - mean) / deviation
     return jnp.mean(jnp.square(predicted - patches))

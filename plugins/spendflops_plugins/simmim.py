@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -31,7 +31,7 @@ from spendflops.contracts.errors import ConfigError, suggest
 from spendflops.contracts.objective import Group, Objective
 from spendflops.contracts.types import Batch, Context, DatasetInfo, Features, Loss
 from spendflops.parts import closed_form
-from spendflops.parts.masking import pick, prefix_length, token_backbone
+from spendflops.parts.masking import as_pixels, fixed_noise, pick, prefix_length, token_backbone
 from spendflops.parts.nn import initialisers
 from spendflops.parts.nn.linear import Linear
 from spendflops.parts.nn.linear import compute_dtype as dtype_of
@@ -77,6 +77,7 @@ class SimMIM(Objective):
     """
 
     inputs: ClassVar = {"image": "uint8 B H W C"}
+    outputs = ("features", "reconstruction", "hidden")
     # The mask token and the table of relative positions are decayed, as officially for ViTs.
     groups = (Group(match=r".*/(.*bias|scale|gamma_[12]|cls_token|pos_embed)", decay=False),)
     views = SimMIMViews
@@ -161,6 +162,18 @@ class SimMIM(Objective):
         """Predictions for all patches, each in the order (row, column, channel), and the encoder's features."""
         features = self._encode(pixels, hidden, ctx)
         return self._pixels(features.tokens), features
+
+    def predict(self, batch: Batch, ctx: Context, *, want: Sequence[str]) -> dict[str, Any]:
+        """``features`` of whole images; ``reconstruction`` and what is ``hidden``, with one mask for all images."""
+        if not {"reconstruction", "hidden"} & set(want):
+            return super().predict(batch, ctx, want=want)
+        given = super().predict(batch, ctx, want=want) if "features" in want else {}
+        pixels = self.backbone.normalise(batch["image"])
+        noise = fixed_noise(math.prod(grid_of(pixels.shape, self.mask_unit)), len(pixels))
+        hidden = self.hidden_tokens(noise, grid_of(pixels.shape, self.patch))
+        predicted, _ = self.reconstruct(pixels, hidden, ctx)
+        mask = as_mask(hidden, predicted.shape[1])
+        return {**given, "reconstruction": as_pixels(predicted, self.backbone), "hidden": mask}
 
     def closed_form(self, batch: Mapping[str, Any]) -> int:
         """See the contract. All patches are embedded, hidden ones for nothing, as in the official code."""

@@ -28,6 +28,8 @@ OUTPUTS = (
     "box_scores",  # [B M]
     "box_labels",  # [B M]
     "box_masks",  # [B M h w], probabilities within each box
+    "reconstruction",  # [B N PPC], pixels 0..255 of all patches as predicted; patches and their pixels row after row
+    "hidden",  # bool [B N], which patches the prediction did not see
 )
 """The closed table of what ``predict`` may give."""
 

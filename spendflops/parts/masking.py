@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spendflops.contracts.backbone import Backbone, TokenBackbone
@@ -39,3 +40,17 @@ def kept_tokens(count: int, ratio: float) -> int:
 def pick(x: Float[Array, "B N D"], index: Int[Array, "B K"]) -> Float[Array, "B K D"]:
     """The tokens ``index`` of each image, in that order."""
     return jnp.take_along_axis(x, index[..., None], axis=1)
+
+
+def fixed_noise(count: int, images: int) -> Float[Array, "B N"]:
+    """Numbers in 0..1 that hide the same places in every image, whatever the key: for predictions."""
+    noise = (np.random.default_rng(0).permutation(count) + 0.5) / count
+    return jnp.broadcast_to(jnp.asarray(noise, jnp.float32), (images, count))
+
+
+def as_pixels(patches: Float[Array, "B N PPC"], backbone: Backbone) -> Float[Array, "B N PPC"]:
+    """Normalised pixels (row, column, channel) back on the scale 0..255."""
+    spec = backbone.spec
+    colours = patches.reshape(*patches.shape[:2], -1, 3)
+    colours = 255 * (colours * jnp.asarray(spec.std, jnp.float32) + jnp.asarray(spec.mean, jnp.float32))
+    return colours.reshape(patches.shape)
