@@ -55,7 +55,7 @@ def overlaps(study: Study, folder: Path) -> tuple[Overlap, ...]:
     """How many images each two roles of a study share, kept in its folder."""
     sources = {}
     seen = {}
-    evaluations = [*study.evaluations, *study.transfer_evaluations]
+    evaluations = study.row_evaluations
     for name, transfer in study.transfers.items():
         pair = transfer.stage.dataset, transfer.stage.split
         seen.setdefault(_place(*pair), f"training ({name})")

@@ -39,6 +39,7 @@ class Study:
         first_compared: Label -> the budget before which a method is not compared.
         seeds: Of pre-training.
         evaluations: Frozen scores of every row.
+        own_evaluations: Label of a method -> scores of its rows alone: what only it can be asked (reconstructions).
         random: Stages that are built and not trained: the score of a random backbone. None leaves the baseline out.
         finetune: Transfer stage that starts from the best row at the largest budget; None leaves it out.
         scratch: Transfer stage that starts from nothing and spends the total FLOPs of the pre-trained route (its
@@ -65,6 +66,7 @@ class Study:
     trunks: tuple[str, ...] = ()
     halving: Rule | None = None
     first_compared: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    own_evaluations: Mapping[str, tuple[Evaluation, ...]] = dataclasses.field(default_factory=dict)
     random: tuple[Stage, ...] | None = None
     finetune: Stage | None = None
     scratch: Stage | None = None
@@ -82,6 +84,12 @@ class Study:
         if not self.methods or not self.budgets or not self.seeds:
             raise errors.ConfigError("a study needs methods, budgets and seeds")
         known = [f"{method}/{data}" for method in self.methods for data in self.datasets]
+        for label in self.own_evaluations:
+            if label not in self.methods:
+                raise errors.ConfigError(
+                    f"Study.own_evaluations are of {label!r}{errors.suggest(label, list(self.methods))}",
+                    why="no method has that label",
+                )
         for overlay in self.overlays:
             if overlay not in known:
                 raise errors.ConfigError(
@@ -213,7 +221,8 @@ class Study:
             first = dataclasses.replace(stages[0], init=(from_row(base.run_id),))
             stages, data = (first, *stages[1:]), base.dataset
         recipe = self.recipe(stages, seed=seed, budget=None if base else budget)
-        recipe = dataclasses.replace(recipe, probes=self.probes if base is None else ())
+        evaluations = (*recipe.evaluations, *self.own_evaluations.get(label, ()))
+        recipe = dataclasses.replace(recipe, evaluations=evaluations, probes=self.probes if base is None else ())
         return Planned(label=label, kind="method", seed=seed, budget=budget, recipe=recipe, dataset=data)
 
     def starts(self, planned: list[Planned], transfer: Transfer) -> list[list[Planned | None]]:
@@ -264,6 +273,12 @@ class Study:
             candidate=candidate,
             tuning=tuning,
         )
+
+    @property
+    def row_evaluations(self) -> list[Evaluation]:
+        """Every evaluation of a row that is no named transfer's."""
+        own = (evaluation for evaluations in self.own_evaluations.values() for evaluation in evaluations)
+        return [*self.evaluations, *self.transfer_evaluations, *own]
 
     def cells(self) -> Iterator[tuple[str, tuple[Stage, ...]]]:
         """(method, stages) of every pair of a method and data."""

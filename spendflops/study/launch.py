@@ -238,7 +238,7 @@ class Launch:
     def _report(self, notes: tuple[str, ...], shared: tuple[Overlap, ...]) -> Report:
         footprints = [item for r in self.rows for item in (r.footprint, r.measured) if item is not None]
         sources = tuple(dict.fromkeys(s for f in footprints for s in f.sources))
-        evaluations = [*self.study.evaluations, *self.study.transfer_evaluations]
+        evaluations = self.study.row_evaluations
         for transfer in self.study.transfers.values():
             evaluations += [*transfer.evaluations, transfer.chooser]
         told = {e.label: (type(e.evaluator).__doc__ or "").strip().split("\n\n")[0] for e in evaluations}

@@ -136,3 +136,12 @@ def test_in_gin_an_overlay_is_a_scope_inside_the_scope_of_its_method(tmp_path):
     assert [cells[k].optimizer.lr for k in "ab"] == [0.125, 0.25]
     assert [cells[k].objective.keywords["mask_ratio"] for k in "ab"] == [0.75, 0.5]
     assert [cells[k].objective.keywords["decoder_dim"] for k in "ab"] == [16, 16]
+
+
+def test_a_method_may_have_scores_of_its_own():
+    own = knn(name="own")
+    rows = made(own_evaluations={"mae": (own,)}, random=(stage("mae"),)).pretraining()
+    asked = {row.label: [e.label for e in row.recipe.evaluations] for row in rows}
+    assert asked == {"random": ["knn"], "mae": ["knn", "own"], "simclr": ["knn"]}
+    with pytest.raises(ConfigError, match="did you mean 'mae'"):
+        made(own_evaluations={"mea": (own,)})
