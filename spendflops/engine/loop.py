@@ -165,11 +165,13 @@ def _run(
     log = MetricsLog(directory.path, quiet=quiet or not hosts.first())
     ledger = Ledger(directory.path / "ledger.jsonl")
     run = Run(built=built, directory=directory, ledger=ledger, log=log, stop=stop, features=features, watch=watch)
-    with contextlib.closing(log), metering.metered(directory.path):
-        for index in range(len(recipe.stages)):
-            run_stage(run, index)
-        scores = run_evaluations(run)
-    result = summary(run, scores)
+    with contextlib.closing(log):
+        with metering.metered(directory.path):
+            for index in range(len(recipe.stages)):
+                run_stage(run, index)
+            scores = run_evaluations(run)
+        result = summary(run, scores)
+        log.events.outcome(directory.config, result, trial=directory.path.name)
     write_atomically(directory.path / "result.json", json.dumps(result, indent=1, sort_keys=True))
     directory.status(state="finished", exit_code=0)
     return result

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spendflops.engine.data import readers
+from spendflops.engine.events import Events
 from spendflops.engine.rundir import storage_error, write_atomically
 
 
@@ -31,7 +32,7 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
         self.bar: Progress | None = None
-        self._events: Any = None
+        self.events = Events(folder)
 
     def stage(self, name: str, *, steps: int, flops_per_step: int, examples_per_step: int) -> StageLog:
         """The log of one stage."""
@@ -66,30 +67,18 @@ class MetricsLog:
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            self._event(row)
+            numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            step = numbers.pop("step")
+            tagged = {f"{row['stage']}/{name}": value for name, value in numbers.items()}
+            self.events.scalars(tagged, step=step, flops=row.get("flops"))
         except OSError as error:
             raise storage_error(self.path, error) from error
-
-    def _event(self, row: dict[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        if self._events is None:
-            self._events = EventFileWriter(str(self.folder / "events"))
-        values = [
-            Summary.Value(tag=f"{row['stage']}/{name}", simple_value=value)
-            for name, value in row.items()
-            if isinstance(value, int | float) and name != "step"
-        ]
-        self._events.add_event(Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values)))
 
     def close(self) -> None:
         """Flushes the events, and gives the terminal back its cursor."""
         if self.bar is not None:
             self.bar.stop()
-        if self._events is not None:
-            self._events.close()
+        self.events.close()
 
 
 WAIT = 0.05
