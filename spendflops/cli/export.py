@@ -1,7 +1,7 @@
 """spendflops export RUN_OR_WEIGHTS --layout timm --out FILE_OR_DIR [--weights teacher]
 
---out ends with .safetensors, or is a folder for model.safetensors and config.json. The layout `spendflops` is our own
-form, which `spendflops import` writes, too."""
+--out ends with .safetensors, or is a folder for model.safetensors, config.json and the model card README.md. The layout
+`spendflops` is our own form, which `spendflops import` writes, too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
         )
     from spendflops.engine import convert
     from spendflops.engine.load import load
+    from spendflops.weights.folder import is_folder
 
     model = load(rest[0], stage=known.stage, weights=known.weights)
-    print("\n".join(convert.export(model, using=known.layout, out=known.out, dtype=known.dtype)))
+    run = None if is_folder(rest[0]) else rest[0]
+    print("\n".join(convert.export(model, using=known.layout, out=known.out, dtype=known.dtype, run=run)))
     return 0

@@ -15,6 +15,7 @@ import numpy as np
 from spendflops.contracts import errors, registry
 from spendflops.contracts.layout import Layout, Target
 from spendflops.contracts.types import DatasetInfo
+from spendflops.engine import card
 from spendflops.engine.bare import UNKNOWN, Bare
 from spendflops.engine.describe import describe
 from spendflops.engine.load import Model, spec_of
@@ -118,14 +119,18 @@ def import_file(
     ]  # fmt: skip
 
 
-def export(model: Model, *, using: str, out: str | os.PathLike[str], dtype: str = "float32") -> list[str]:
-    """Writes a model in a layout: a safetensors file, or a folder with it and a ``config.json``.
+def export(
+    model: Model, *, using: str, out: str | os.PathLike[str], dtype: str = "float32",
+    run: str | os.PathLike[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """Writes a model in a layout: a safetensors file, or a folder with it, a ``config.json`` and a model card.
 
     Args:
         model: From :func:`spendflops.engine.load.load`.
         using: Name of the layout, or ``"spendflops"`` for our own form.
         out: A name that ends with ``.safetensors``, or a folder.
         dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        run: The run directory that it comes from, for the FLOPs and the CO2e of its card; None for imported weights.
 
     Returns:
         Lines that say what was done.
@@ -142,7 +147,7 @@ def export(model: Model, *, using: str, out: str | os.PathLike[str], dtype: str 
         described = {k: model.origin[k] for k in ("backbone", "objective", "info")}
         versions = {"input": dataclasses.asdict(model.spec), "versions": environment()["packages"]}
         folder.write(out, values, {**described, **facts, **versions})
-        return [f"{out}: {len(values)} tensors in our form", *said]
+        return [f"{out}: {len(values)} tensors in our form", *said, _card(model, Path(out), using, run)]
     if dtype not in DTYPES:
         raise errors.ConfigError(f"unknown dtype {dtype!r}{errors.suggest(dtype, list(DTYPES))}")
     chosen, path, target = layouts(using)[using], Path(out), target_of(model.definition)
@@ -157,11 +162,21 @@ def export(model: Model, *, using: str, out: str | os.PathLike[str], dtype: str 
     if not single:
         fields: Mapping[str, Any] = {**chosen.config(target), OWN: facts}
         files.write_text(path / "config.json", json.dumps(fields, indent=1, sort_keys=True))
+        said.append(_card(model, path, using, run))
     parts = sorted({name.split("/")[0] for name in left})
     without = [f"left out  {len(left)} tensors of {', '.join(parts)}: the layout has no names for them"] if left else []
     rounded = sum(bool((cast[key] != value).any()) for key, value in arrays.items())
     said += [f"rounded   {rounded} tensors to {dtype}"] if rounded else []
     return [f"{file}: {len(arrays)} tensors, {dtype}, layout {using} ({chosen.title})", *said, *without]
+
+
+def _card(model: Model, path: Path, using: str, run: str | os.PathLike[str] | None) -> str:
+    """Writes the model card, unless somebody's is there, and says which."""
+    file = path / card.FILE
+    if file.exists():
+        return f"{file} is there already: it stays as it is"
+    files.write_text(file, card.text(model.origin, None if run is None else Path(run), layout=using))
+    return f"{file}: the model card"
 
 
 def _cast(value: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:

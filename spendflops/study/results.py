@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from spendflops.accounts import budget as budgets
-from spendflops.accounts import machines
-from spendflops.accounts.footprint import Footprint, estimate, measured
+from spendflops.accounts.footprint import estimate
 from spendflops.accounts.ledger import Ledger
-from spendflops.accounts.regions import WORLD
 from spendflops.contracts.evaluator import PICTURES
+from spendflops.engine import card
 from spendflops.engine.describe import describe
 from spendflops.engine.evaluate import FOLDER
 from spendflops.engine.rundir import read_json
@@ -31,7 +30,7 @@ def failed_row(planned: Planned, folder: Path, reason: str) -> Row:
     environment = read_json(folder / "environment.json")  # none where the run failed before it was anything
     footprint = None
     if environment is not None:
-        machine = _machine(environment["devices"], environment)
+        machine = card.machine_of(environment["devices"], environment)
         footprint = estimate(hours=ledger.seconds() / 3600, machine=machine, watts=planned.recipe.watts)
     told = {"status": f"failed: {reason}", "footprint": footprint, "traces": traces.read(folder)}
     return Row(**_common(planned, folder), flops={"wasted": spent}, seconds=seconds, **told)
@@ -55,8 +54,8 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
     trained = "pretrain" if result["phases"]["pretrain"] else "transfer"
     hardware = result["hardware_flops"][trained]
     environment = read_json(folder / "environment.json") or {}
-    machine = _machine(result["devices"], environment)
-    energy = result.get("energy", {"kwh": None, "reason": "the run is older than its measurement"})
+    machine = card.machine_of(result["devices"], environment)
+    counted, reason = card.measurement(result, machine)
     return Row(
         **_common(planned, folder),
         flops=flops,
@@ -74,8 +73,8 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         device=", ".join(sorted(set(result["devices"]))),
         scores=tuple(_score(s) for s in result["scores"]),
         footprint=estimate(hours=sum(seconds.values()) / 3600, machine=machine, watts=planned.recipe.watts),
-        measured=_measured(energy, machine),
-        measured_reason=energy["reason"],
+        measured=counted,
+        measured_reason=reason,
         versions=environment.get("packages", {}),
         pictures=_pictures(folder, result["scores"]),
         traces=traces.read(folder),
@@ -179,17 +178,3 @@ def _score(score: Mapping[str, Any]) -> Score:
         unit=score["unit"],
         others={n: v for n, v in values.items() if not re.fullmatch(rf"{re.escape(primary)}(_sd|_n|/.*)?", n)},
     )
-
-
-def _machine(devices: list[str], environment: Mapping[str, Any]) -> machines.Machine:
-    """The machine that a run ran on, where it said it stands."""
-    cores = environment.get("cores") or os.cpu_count() or 1
-    here = machines.Host(kind=devices[0], devices=len(devices), cores=cores)
-    return machines.parse(f"this@{environment.get('region', WORLD)}", here=here)
-
-
-def _measured(energy: Mapping[str, Any], machine: machines.Machine) -> Footprint | None:
-    if energy["kwh"] is None:
-        return None
-    counters = ", ".join(energy["counters"])
-    return measured(hours=energy["seconds"] / 3600, kwh=energy["kwh"], counters=counters, machine=machine)
