@@ -104,7 +104,7 @@ def test_losses_of_two_methods_share_no_panel_and_probes_do(grid):
     words = " ".join(page.words)
     assert "Accuracy of the probe knn" in words and "Loss of mae 8" in words and "5 of 12 curves." in words
     table = {tuple(line[0].split("Loss of ")): line[1:] for line in page.tables[0][1:]}
-    assert table["1.60e13", "mae 8"] == ["3", "0.6", "0.3", "1.60e13"]
+    assert table["1.60e13 FLOPs", "mae 8"] == ["3", "0.6", "0.3", "1.60e13"]
 
 
 def test_runs_without_a_curve_have_no_section(study):

@@ -63,9 +63,10 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str], Curves]:
 
 
 def _name(row: Row, vary: tuple[str, ...], *, label: bool) -> str:
-    """``mae/shapes · 2.00e12``; without the label where the panel is that of one method."""
+    """``mae/shapes · 2.00e12 FLOPs``; without the label where the panel is that of one method."""
     parts = [curve_name(row, vary) if label else "/".join(getattr(row, f) for f in vary if getattr(row, f))]
-    parts += [row.transfer, text.flops(row.budget) if row.budget is not None else "", "" if row.ok else "failed"]
+    budget = f"{text.flops(row.budget)} FLOPs" if row.budget is not None else ""
+    parts += [row.transfer, budget, "" if row.ok else "failed"]
     return " · ".join(part for part in parts if part) or row.label
 
 

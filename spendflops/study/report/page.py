@@ -94,7 +94,8 @@ def _axis(item: Analysis, index: int, series: Sequence[str]) -> str:
     axis = item.axis
     place = f" on {axis.place}" if axis.place else ""
     title = f"{axis.metric.capitalize()}{place}"
-    parts = [f"<section><h2>{esc(title)} <small>{esc(axis.protocol)}</small></h2>"]
+    asked = f" <small>{esc(axis.evaluator)}</small>" if axis.evaluator else ""
+    parts = [f"<section><h2>{esc(title)}{asked}</h2><p class='meta'>Protocol <code>{esc(axis.protocol)}</code></p>"]
     if index:
         parts.append(f"<p class='answer'>{_sentence(text.headline(item))}</p>")
     drawings = [chart.chart(item, uid=f"c{index}{kind[0]}", narrow=kind == "narrow", series=series) for kind in _SIZES]
