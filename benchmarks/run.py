@@ -16,8 +16,8 @@ import render
 
 HERE = Path(__file__).parent
 NAMES = (
-    "cli_start", "plan_time", "start", "host_overhead", "bare_step", "pipeline", "step_speed", "time_law", "images",
-    "evaluators", "spend_less",
+    "cli_start", "plan_time", "start", "host_overhead", "bare_step", "checkpoint_pause", "pipeline", "step_speed",
+    "time_law", "images", "evaluators", "spend_less",
 )  # fmt: skip
 
 
