@@ -34,7 +34,11 @@ from spendflops.parts.nn.relative import RelativeBias
 
 POSITIONS = ("sincos_mae", "learned", "learned_sincos", "none")
 RELATIVE = ("none", "shared", "decomposed")
-REMAT = ("none", "blocks")
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class ViT(TokenBackbone):
@@ -67,8 +71,10 @@ class ViT(TokenBackbone):
         global_blocks: Numbers from 0 of the blocks without windows.
         attention: "plain", or "chunked", which never has a whole map of logits in memory: the same function, but the
             backward pass computes the logits again.
-        remat: "none", or "blocks": the backward pass computes each block again, so that only the tokens between blocks
-            stay in memory. For accelerators: XLA's CPU backend (jaxlib 0.10) does it early and saves nothing.
+        remat: What the backward pass computes again: "none"; "dots", all of a block but the products with its
+            weights, whose results stay in memory (attention is computed again, the rest costs no product); or
+            "blocks", each block as a whole, so that only the tokens between blocks stay. For accelerators: XLA's CPU
+            backend (jaxlib 0.10) does it early and saves nothing.
         class_token: Whether there is one.
         pooling: What ``summary`` is: "class" or "mean" (of the patch tokens).
         gelu: "erf", "tanh" or "quick".
@@ -128,7 +134,7 @@ class ViT(TokenBackbone):
         _known("positions", positions, POSITIONS)
         _known("relative_positions", relative_positions, RELATIVE)
         _known("attention", attention, tuple(ATTENTION))
-        _known("remat", remat, REMAT)
+        _known("remat", remat, tuple(REMAT))
         _known("pooling", pooling, tuple(POOLING))
         if head_dim is None and dim % heads:
             raise ConfigError(f"a width of {dim} cannot be divided into {heads} heads")
@@ -239,7 +245,7 @@ class ViT(TokenBackbone):
         maps = {}
         for index, block in enumerate(self.blocks):
             run = functools.partial(block, ctx=ctx.scoped(f"block{index}"), mask=mask, bias=bias, grid=tokens.grid)
-            x = (jax.checkpoint(run) if self.remat == "blocks" else run)(x)
+            x = (run if self.remat == "none" else jax.checkpoint(run, policy=REMAT[self.remat]))(x)
             if index in wanted:
                 level = FeatureMap(tokens=x[:, count:], grid=tokens.grid, stride=self.stride[0], prefix=x[:, :count])
                 maps[index] = level

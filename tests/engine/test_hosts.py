@@ -121,9 +121,11 @@ def test_when_a_process_is_killed_the_others_leave_and_the_job_goes_on(victim, w
 
 @pytest.mark.slow
 def test_asked_to_stop_all_stop_after_the_same_step_and_go_on_alone(whole, tmp_path, cache):
-    """The signal reaches the second process only; one process takes up what two have saved."""
+    """The signal reaches the second process only; one process takes up what two, with half of the state each, saved."""
     expected, flags = whole
-    codes, texts = Job(2, flags, tmp_path / "run", cache).until(3).send(signal.SIGTERM, 1).ended()
+    halves = ["mae/Stage.mesh = @Mesh()", "Mesh.fsdp = 2", "Mesh.min_size = 64"]
+    more = [word for binding in halves for word in ("--gin", binding)]
+    codes, texts = Job(2, [*flags, *more], tmp_path / "run", cache).until(3).send(signal.SIGTERM, 1).ended()
     assert codes == [75, 75] and "everything is saved" in texts[0], texts
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "stopped"
     code, _, text = call("train", *flags, "--workdir", tmp_path / "run", cache=cache)

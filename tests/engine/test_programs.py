@@ -18,6 +18,7 @@ from spendflops.engine.build import build, build_stage
 from spendflops.engine.loop import run_recipe
 from spendflops.engine.program import COMPILATIONS
 from spendflops.study.plan import check_counters, plan
+from spendflops.study.report import planned
 
 
 class Thousand(Dataset):
@@ -64,10 +65,26 @@ def test_saving_memory_changes_no_price():
     assert program.cost().phases == plain.cost().phases and program.closed_form == plain.closed_form
     (row,) = plan(build(recipe(stage(backbone=saving))), compiled=True)["programs"]
     repeated = row["rematted_flops_per_call"]
-    assert repeated > 0 and row["hardware_flops_per_call"] == plain.cost().total + repeated
+    assert repeated > 0 and plain.recomputed == 0 and row["hardware_flops_per_call"] == plain.cost().total + repeated
     check_counters([row])
     with pytest.raises(ConfigError, match="times the FLOPs of the traced one"):
         check_counters([row | {"rematted_flops_per_call": 0}])
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "blocks"])
+def test_the_price_of_saving_memory_is_planned(remat):
+    """Of two blocks 32 wide on 16 + 1 tokens, 2 heads: attention is computed again, or all products but the last."""
+    backbone = functools.partial(VIT, dim=32, depth=2, mlp_ratio=2.0, remat=remat)
+    made = recipe(stage("supervised", backbone=backbone))
+    body = plan(build(made))
+    (row,) = body["programs"]
+    attention, images = 2 * 2 * 17 * 17 * 32, 8 * 2
+    linear = 2 * 17 * 32 * (3 * 32 + 32 + 64)
+    expected = {"none": 0, "dots": attention * images, "blocks": (attention + linear) * images}
+    assert row["recomputed_flops_per_call"] == expected[remat]
+    plain = functools.partial(backbone, remat="none")
+    assert row["flops_per_call"] == build_stage(stage("supervised", backbone=plain)).train.cost().total
+    assert ("computed again to save memory" in planned.recipe({**body, "notes": []}, "run")) == (remat != "none")
 
 
 def test_one_compilation_serves_all_budgets_and_seeds_of_a_method(tmp_path):

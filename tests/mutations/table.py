@@ -500,6 +500,20 @@ MUTATIONS = (
         "tests/engine/test_saving.py::test_a_row_is_written_once_its_checkpoint_is_whole",
     ),
     Mutation(
+        "recomputed work is not told",
+        "spendflops/engine/program.py",
+        "return self._counted.rematted",
+        "return 0",
+        "tests/engine/test_programs.py::test_the_price_of_saving_memory_is_planned",
+    ),
+    Mutation(
+        "every host judges what was lost by its own words",
+        "spendflops/engine/hosts.py",
+        "or not any(word in text for word in GONE)",
+        "",
+        "tests/engine/test_hosts.py::test_a_lost_host_is_told_from_other_errors",
+    ),
+    Mutation(
         "the mesh makes another run",
         "spendflops/engine/recipe.py",
         'metadata={"described": False}',

@@ -63,15 +63,18 @@ def _program(row: Mapping[str, Any]) -> list[str]:
     ]
     if formula := row["closed_form_per_call"]:
         lines.append(f"    closed form: {formula:,} FLOPs (B/A {row['flops_per_call'] / formula:.6f})")
+    if again := row["recomputed_flops_per_call"]:
+        more = f"{again / row['flops_per_call']:.1%} more, not paid from the budget"
+        lines.append(f"    computed again to save memory: {again:,} FLOPs ({more})")
     if row.get("hours") is not None:
         lines.append(f"    {text.duration(row['hours'] * 3600)}")
     if "hardware_flops_per_call" in row:
         memory, hardware = row["memory_bytes_per_device"], row["hardware_flops_per_call"]
-        known = f"{hardware:,} FLOPs (C/B {row['hardware_over_model']})" if hardware is not None else "unknown FLOPs"
-        lines.append(
-            f"    compiled: {known}, compiler's own figure {row['raw_compiler_flops']}, "
-            f"memory {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB a device'}"
-        )
+        held = "unknown" if memory is None else f"{memory / 2**20:.0f} MiB a device"
+        known, again = "unknown FLOPs", row["rematted_flops_per_call"]
+        if hardware is not None:
+            known = f"{hardware:,} FLOPs (C/B {row['hardware_over_model']}, {again:,} computed again)"
+        lines.append(f"    compiled: {known}, compiler's own figure {row['raw_compiler_flops']}, memory {held}")
         lines += [f"    not counted: {name}" for name in row["unknown"]]
     return lines
 
