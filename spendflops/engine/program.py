@@ -95,18 +95,9 @@ class Program:
 
         What is computed again to save memory is not among them: a budget buys the same steps with and without.
         """
-        return self._counted.without_recomputation()
+        return self.with_recomputation.without_recomputation()
 
     @functools.cached_property
-    def _counted(self) -> Cost:
-        return count_jaxpr(self._traced.jaxpr)
-
-    @property
-    def recomputed(self) -> int:
-        """FLOPs of one call that are computed again to save memory: hardware FLOPs beyond the model's."""
-        return self._counted.rematted
-
-    @property
     def with_recomputation(self) -> Cost:
         """Model FLOPs of one call, what is computed again to save memory among them."""
         return count_jaxpr(self._traced.jaxpr)

@@ -119,7 +119,7 @@ def _row(program: Program, calls: int, role: str) -> dict[str, Any]:
         "dtypes": dict(cost.dtypes),
         "counter": cost.counter,
         "closed_form_per_call": program.closed_form,
-        "recomputed_flops_per_call": program.recomputed,
+        "recomputed_flops_per_call": program.with_recomputation.rematted,
     }
 
 

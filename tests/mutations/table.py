@@ -501,9 +501,9 @@ MUTATIONS = (
     ),
     Mutation(
         "recomputed work is not told",
-        "spendflops/engine/program.py",
-        "return self._counted.rematted",
-        "return 0",
+        "spendflops/study/plan.py",
+        "program.with_recomputation.rematted,",
+        "0,",
         "tests/engine/test_programs.py::test_the_price_of_saving_memory_is_planned",
     ),
     Mutation(
