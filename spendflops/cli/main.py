@@ -65,6 +65,17 @@ def _start_with_huge_pages() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a verb and returns the exit code."""
+    try:
+        code = _called(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nobody reads on, as after `| head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _called(arguments: Sequence[str]) -> int:
     verb = arguments[0] if arguments else "--help"
     if verb in ("--help", "-h", "help"):
         print(HELP.format(verbs="\n".join(f"  {name:11}{text}" for name, text in VERBS.items())), end="")
@@ -113,8 +124,7 @@ def _guarded(module, known: flags.FlagValues, rest: Sequence[str]) -> int:
     try:
         return module.main(known, rest) or 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except Exception as error:
         code = getattr(error, "exit_code", 1)
         _show(error, known, code)

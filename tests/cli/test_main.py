@@ -80,8 +80,9 @@ def test_what_nobody_foresaw(error, code, capsys, monkeypatch):
         assert main(["plan", "--traceback"]) == 1 and "Traceback" in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_no_error():
-    text = "import sys\nfrom spendflops.cli.main import main\nsys.exit(main(['plugins', '--json']))"
+@pytest.mark.parametrize("arguments", [["plugins", "--json"], ["study", "--help"], []])
+def test_a_closed_pipe_is_no_error(arguments):
+    text = f"import sys\nfrom spendflops.cli.main import main\nsys.exit(main({arguments}))"
     options = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", text], **options)
     process.stdout.close()
