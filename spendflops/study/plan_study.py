@@ -192,7 +192,8 @@ def _row(entry: Entry, terms: Terms | None) -> dict[str, Any]:
         "label": entry.label,
         "dataset": entry.dataset,
         "budget": entry.budget,
-        "transfer": entry.transfer,
+        # Not "transfer": that is what it spends in this role, below.
+        "follow_up": entry.transfer,
         "runs": entry.runs,
         "steps": entry.steps,
         "examples": entry.examples,

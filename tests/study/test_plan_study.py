@@ -133,7 +133,7 @@ def test_the_command_line(capsys, tmp_path):
 def test_the_paper_is_planned_without_allocating_parameters():
     loaded = config.load(config.compose(gin_files=["studies/paper.gin"], bindings=[]), root="Study")
     body = plan_study(loaded.object, terms=Terms(machine=machines.parse("32xTPUv3@europe-west1")))
-    by = {(r["label"], r["dataset"], r["budget"], r["transfer"]): r for r in body["rows"] if r["kind"] != "tuning"}
+    by = {(r["label"], r["dataset"], r["budget"], r["follow_up"]): r for r in body["rows"] if r["kind"] != "tuning"}
     assert len([r for r in body["rows"] if r["kind"] == "method"]) == 2 * (13 + 11 + 11 + 10 + 11 + 7)
     base, large = (by[f"mae {size}", "imagenet1k", "250000 steps", ""] for size in "BL")
     assert base["flops_per_step"] == 238_950_908_166_144 and base["repeats"] == pytest.approx(799.3, abs=0.1)

@@ -25,7 +25,7 @@ from spendflops.study.labels import by_labels
 from spendflops.study.launch import Launch
 from spendflops.study.plan_study import plan_study
 from spendflops.study.points import SCRATCH, axes
-from spendflops.study.report import files, tables
+from spendflops.study.report import files, planned, tables
 from spendflops.study.transfers import Transfer, sweep
 
 PEAKS = (1e-6, 0.02)
@@ -119,6 +119,8 @@ def test_the_plan_is_the_ledger_of_all_rows_before_they_have_happened(first):
         assert body["totals"][role] == sum(row.own(role) for row in report.rows), role
     for kind in ("method", "transfer", "tuning", "baseline"):
         assert sum(r["runs"] for r in body["rows"] if r["kind"] == kind) == len(of(report, kind=kind)), kind
+    names = {r["follow_up"] for r in body["rows"]}
+    assert names == {"", *study().transfers} and all(f", {name}" in planned.study(body) for name in names - {""})
 
 
 def test_a_transfer_starts_from_its_row(first):

@@ -41,7 +41,7 @@ def study(body: Mapping[str, Any]) -> str:
     head += ["trunk paid before"] if branches else []
     table = [head + (["hours", "kWh", "kg CO2e"] if priced else [])]
     for row in body["rows"]:
-        what = f"{row['label']}, {row['transfer']}" if row["transfer"] else row["label"]
+        what = f"{row['label']}, {row['follow_up']}" if row["follow_up"] else row["label"]
         cells = [_KINDS[row["kind"]], what, row["dataset"], str(row["budget"] or ""), str(row["runs"])]
         cells += [f"{row['steps']:,}", text.human(row["examples"], ""), f"{row['repeats']:.3g}"]
         cells += [f"{row['flops_per_step'] or 0:.4g}", f"{row['total']:.4g}"]
