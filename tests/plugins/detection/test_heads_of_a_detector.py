@@ -9,6 +9,7 @@ import oracles_detection as oracle
 import oracles_detection_losses as slow
 import oracles_detection_pixels as pixels
 import pytest
+from detectorlib import filled
 from flax import nnx
 from spendflops_plugins.detection.mask_rcnn import MaskRCNN
 from spendflops_plugins.detection.regions import Regions, detect
@@ -24,10 +25,14 @@ VIT = {"image_size": 64, "patch_size": 16, "dim": 32, "depth": 1, "heads": 2, "c
 CTX = context()
 
 
-def made(*, backbone=None, **options):
+def started(*, backbone=None, **options):
     backbone = backbone or ViT(rngs=nnx.Rngs(0), **VIT)
     small = {"channels": 4, "box_convs": 1, "box_hidden": 8, "mask_convs": 1, "regions": 6}
     return MaskRCNN(backbone, info=INFO, rngs=nnx.Rngs(1), **{**small, **options})
+
+
+def made(**options):
+    return filled(lambda: started(**options))
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def test_regions_are_read_from_the_level_of_their_size(rng):
     levels = tuple(jnp.asarray(rng.normal(0, 1, (1, side, side, 4)), jnp.float32) for side in sides)
     found = np.array([[8, 8, 100, 90], [4, 9, 160, 300], [10, 10, 400, 390], [0, 0, 512, 512]], np.float32)
     assert [oracle.level(box) for box in found] == [2, 3, 4, 5]
-    given = model._pooled(levels, jnp.asarray(found[None]), 7)[0]
+    given = jax.jit(lambda *maps: model._pooled(maps, found[None], 7))(*levels)[0]
     named = {number: np.asarray(x[0]) for number, x in enumerate(levels[:4], start=2)}
     for box, one in zip(found, given, strict=True):
         np.testing.assert_allclose(one, pixels.pooled(named, box, 7, 2), rtol=1e-4, atol=1e-5)
@@ -65,14 +70,12 @@ def test_each_class_has_its_own_box_and_mask(rng):
         positive=np.array([[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], bool),
         index=rng.integers(0, 3, (2, 6)),
     )
-    # What starts as next to nothing would hide which class is read.
-    for layer in (model.box_heads[0].offsets, model.mask_head.classifier):
-        layer.kernel.set_value(jnp.asarray(rng.normal(0, 0.5, layer.kernel.shape), jnp.float32))
     masks = (rng.random((2, 3, 28, 28)) < 0.5).astype(np.uint8)
     batch = jax.tree.map(jnp.asarray, {"boxes": truth, "box_labels": labels, "masks": masks})
     given = jax.tree.map(jnp.asarray, regions)
-    parts = model._box_losses(levels, given, batch, CTX)
-    logits, offsets = model._box_outputs(levels, given.boxes, model.box_heads[0], CTX.scoped("box0"))
+    parts = jax.jit(lambda batch: model._box_losses(levels, given, batch, CTX))(batch)
+    outputs = jax.jit(lambda boxes: model._box_outputs(levels, boxes, model.box_heads[0], CTX.scoped("box0")))
+    logits, offsets = outputs(given.boxes)
     rows = np.arange(2)[:, None]
     own = np.where(regions.positive, labels[rows, regions.index], 3)
     wanted = slow.box_head_loss(
@@ -87,10 +90,10 @@ def test_each_class_has_its_own_box_and_mask(rng):
 
     # A quarter of six regions, rounded: two go through the mask head.
     assert model.positives == 2
-    pooled = model._pooled(levels, given.boxes[:, :2], 14)
+    pooled = jax.jit(lambda boxes: model._pooled(levels, boxes, 14))(given.boxes[:, :2])
     every = all_masks(model.mask_head, pooled.reshape(-1, 14, 14, 4))
     classes = labels[rows, regions.index[:, :2]]
-    seen = model._mask_logits(levels, given.boxes[:, :2], jnp.asarray(classes), CTX)
+    seen = jax.jit(lambda *args: model._mask_logits(levels, *args, CTX))(given.boxes[:, :2], jnp.asarray(classes))
     np.testing.assert_allclose(
         seen.reshape(-1, 28, 28), every[np.arange(4), :, :, classes.ravel()], rtol=1e-4, atol=1e-5
     )
@@ -102,7 +105,7 @@ def test_each_class_has_its_own_box_and_mask(rng):
     ):
         x, y = (box[a] + (np.arange(28) + 0.5) / 28 * (box[a + 2] - box[a]) for a in (0, 1))
         inside[n] = ((y >= of[1]) & (y < of[3]))[:, None] & ((x >= of[0]) & (x < of[2]))
-    loss = model._mask_loss(levels, given, batch, CTX)
+    loss = jax.jit(lambda batch: model._mask_loss(levels, given, batch, CTX))(batch)
     wanted = slow.mask_head_loss(every, inside, classes.ravel(), regions.positive[:, :2].ravel())
     assert float(loss) == pytest.approx(wanted, rel=1e-6)
 
@@ -116,8 +119,6 @@ def all_masks(head, pooled):
 def test_masks_are_computed_for_the_own_class_alone(rng):
     """Numbers and gradients are those of the maps of all classes; other classes have no gradient."""
     head = made().mask_head
-    head.classifier.kernel.set_value(jnp.asarray(rng.normal(0, 0.5, (4, 3)), jnp.float32))
-    head.classifier.bias.set_value(jnp.asarray(rng.normal(0, 0.5, 3), jnp.float32))
     pooled, labels = jnp.asarray(rng.normal(0, 1, (5, 14, 14, 4)), jnp.float32), jnp.array([2, 0, 2, 2, 0])
     weights = rng.normal(0, 1, (5, 28, 28)).astype(np.float32)
     definition, state = nnx.split(head)
@@ -151,13 +152,15 @@ def test_federated_losses_are_of_few_classes_and_scores_are_sigmoids(rng):
     assert sorted(found) == pytest.approx(sorted((first + other) / 2 for other in others), abs=1e-4)
     proposals = Proposals(jnp.asarray(random_boxes(rng, 1, 5)), jnp.ones((1, 5), bool))
     levels = jax.tree.map(lambda x: x[:1], maps(rng))
-    logits, _ = model._box_outputs(levels, proposals.boxes, model.box_heads[0], CTX.scoped("box0"))
-    _, scores = model._scored(levels, proposals, jnp.array([[64, 64]]), CTX)
+    outputs = jax.jit(lambda boxes: model._box_outputs(levels, boxes, model.box_heads[0], CTX.scoped("box0")))
+    logits, _ = outputs(proposals.boxes)
+    _, scores = jax.jit(lambda given: model._scored(levels, given, jnp.array([[64, 64]]), CTX))(proposals)
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-np.asarray(logits)[..., :3])), rtol=1e-5)
 
 
 def test_layers_start_as_in_detectron2():
-    model = made(channels=64, box_hidden=256)
+    backbone = filled(lambda: ViT(rngs=nnx.Rngs(0), **VIT))
+    model = started(backbone=backbone, channels=64, box_hidden=256)
     head = model.box_heads[0]
     stds = {
         "rpn conv": (model.rpn.convs[0], 0.01),
@@ -196,7 +199,7 @@ def test_padding_of_the_canvas_has_no_detections(rng):
 @pytest.mark.slow
 def test_residual_network_with_batch_norm_in_the_heads(rng):
     backbone = ResNet(rngs=nnx.Rngs(0), image_size=64, depths=(1, 1, 1, 1))
-    model = made(backbone=backbone, head_norm="batch", rpn_convs=1)
+    model = started(backbone=backbone, head_norm="batch", rpn_convs=1)
     assert model.pyramid.strides == (4, 8, 16, 32, 64)
     batch = {
         "image": rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8),

@@ -9,6 +9,7 @@ import oracles_detection as oracle
 import oracles_detection_costs as costs
 import oracles_detection_losses as slow
 import pytest
+from detectorlib import filled
 from flax import nnx
 from spendflops_plugins.detection.cascade_mask_rcnn import CascadeMaskRCNN
 from spendflops_plugins.detection.mask_rcnn import MaskRCNN
@@ -55,7 +56,7 @@ test_kit_of_the_cascade = pytest.mark.slow(
 
 
 def made(cls=MaskRCNN, *, info=INFO, **options):
-    return cls(BACKBONE(rngs=nnx.Rngs(0)), info=info, rngs=nnx.Rngs(1), **{**SMALL, **options})
+    return filled(lambda: cls(BACKBONE(rngs=nnx.Rngs(0)), info=info, rngs=nnx.Rngs(1), **{**SMALL, **options}))
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def test_stages_share_the_gradient_of_the_maps(rng):
             logits, offsets = model._box_outputs(maps, found, model.box_heads[0], CTX)
             return jnp.sum(logits**2) + jnp.sum(offsets)
 
-        return jax.grad(total)(maps)[0]
+        return jax.jit(jax.grad(total))(maps)[0]
 
     cascade = made(CascadeMaskRCNN)
     whole = made(CascadeMaskRCNN)
