@@ -267,6 +267,12 @@ def test_several_protocols_are_no_task(study):
         recommend(study.rows, 1e12, task="ridge-frozen-v2")
 
 
+def test_an_evaluator_comes_before_a_metric_of_its_name(make_row, make_score):
+    tuned = make_row("tuned", 10, flops=10, scores=(make_score(70.0, protocol="p2", evaluator="accuracy"),))
+    found = recommend([make_row("frozen", 10, flops=10), tuned], 10, task="accuracy")
+    assert found.axis.protocol == "p2" and found.choice.offer.name == "tuned"
+
+
 def test_seeds_that_look_like_lengths_are_refused():
     text = "method,flops,seed,score\na,1.00e18,0,1\na,1.01e18,1,2\n"
     with pytest.raises(DataError, match=r"line 2, line 3.*different seeds"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from spendflops.accounts import budget as budgets
 from spendflops.accounts.budget import Budget
@@ -12,6 +12,13 @@ from spendflops.study.frontier.curves import COST_TOLERANCE, Point
 from spendflops.study.frontier.tuning import tuning
 from spendflops.study.points import Axis, Row, axes
 
+_NAMES: tuple[Callable[[Axis], tuple[str, ...]], ...] = (
+    lambda axis: (axis.protocol, f"{axis.evaluator}/{axis.metric}"),
+    lambda axis: (axis.evaluator,),
+    lambda axis: (axis.metric,),
+    lambda axis: (axis.dataset, axis.place),
+)
+"""What a task may be called by, the most exact first."""
 FILTERS = {"method": "label", "model": "backbone", "data": "dataset"}
 
 
@@ -34,7 +41,7 @@ def flops_of(text: str) -> Budget:
 
 
 def axis_of(rows: Sequence[Row], task: str | None) -> Axis:
-    """The one axis that a task means: its evaluator, protocol, metric, or the data that are scored.
+    """The one axis that a task means: its protocol, else its evaluator, else its metric, else the data that are scored.
 
     Raises:
         DataError: No score at all.
@@ -43,9 +50,10 @@ def axis_of(rows: Sequence[Row], task: str | None) -> Axis:
     known = axes(rows)
     if not known:
         raise DataError("there is no finished run with a score", fix="run the study, or see docs/answer.md for a CSV")
-    found = [axis for axis in known if task is None or task in _names(axis)]
+    meant = ([axis for axis in known if task in names(axis)] for names in _NAMES)
+    found = known if task is None else next((some for some in meant if some), [])
     if not found:
-        names = sorted({name for axis in known for name in _names(axis)})
+        names = sorted({name for axis in known for of in _NAMES for name in of(axis) if name})
         raise ConfigError(
             f"no run was scored on {task!r}{suggest(task or '', names)}",
             why=f"there are {'; '.join(dict.fromkeys(axis.evaluator for axis in known))}",
@@ -58,13 +66,6 @@ def axis_of(rows: Sequence[Row], task: str | None) -> Axis:
             fix=f"name one, by its protocol: --task '{found[0].protocol}'",
         )
     return found[0]
-
-
-def _names(axis: Axis) -> tuple[str, ...]:
-    place = (axis.dataset, axis.place)
-    return tuple(
-        n for n in (axis.evaluator, axis.protocol, f"{axis.evaluator}/{axis.metric}", axis.metric, *place) if n
-    )
 
 
 def only(rows: Sequence[Row], wanted: Mapping[str, Sequence[str]]) -> list[Row]:
