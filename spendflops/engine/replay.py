@@ -114,9 +114,7 @@ def again(recipe: Recipe, file: str | os.PathLike[str]) -> Replay:
     values = [_restored(stored[jax.tree_util.keystr(place)], leaf) for place, leaf in leaves]
     parts = jax.tree_util.tree_unflatten(tree, values)
     before, batch = (_broken(parts[name]) for name in ("state", "batch"))
-    state, metrics = program.compile()(
-        *(sharding.place(parts[name], batch=name == "batch") for name in ("state", "batch", "call"))
-    )
+    state, metrics = program.compile()(*sharding.place(tuple(parts[name] for name in like), program.args))
     return Replay(
         file=path,
         metrics={name: float(value) for name, value in metrics.items()},
