@@ -17,7 +17,7 @@ import render
 HERE = Path(__file__).parent
 NAMES = (
     "cli_start", "plan_time", "start", "host_overhead", "bare_step", "checkpoint_pause", "pipeline", "step_speed",
-    "time_law", "images", "evaluators", "spend_less",
+    "time_law", "images", "evaluators", "spend_less", "report",
 )  # fmt: skip
 
 

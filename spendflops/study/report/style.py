@@ -78,7 +78,7 @@ footer{{color:var(--soft);font-size:.85rem;padding-top:2rem;padding-bottom:3rem}
 @media (max-width:799px){{
 main,header,footer{{padding-left:16px;padding-right:16px}} header{{padding-top:24px}}
 .headline{{font-size:1.25rem}} figure .wide{{display:none}} figure .narrow{{display:block}}
-.box{{padding:2px 12px 10px}}
+.box{{padding:2px 12px 10px}} tbody th .sub{{white-space:normal;min-width:8.5em}}
 }}
 @media print{{
 :root{{color-scheme:light;{_LIGHT}}} body{{font-size:10pt}} main,header,footer{{max-width:none;padding:0}}
