@@ -149,10 +149,12 @@ def test_exit_codes():
         "SpendflopsError": 1,
         "ConfigError": 2,
         "PluginError": 2,
+        "InUseError": 2,
         "DataError": 3,
         "OutOfMemoryError": 4,
         "DivergedError": 5,
         "Preempted": 75,
+        "HostLost": 75,
         "Interrupted": 130,
     }
 

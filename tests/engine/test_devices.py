@@ -101,16 +101,16 @@ def averaged(fsdp):
 
 def part(folder, stop=("0",), fsdp=("1",)):
     """Goes on with a run of eight steps up to step ``stop``; returns how often an EMA tensor was saved divided."""
-    save, divided = Checkpoints.save, []
+    begin, divided = Checkpoints.begin, []
 
     def saved(self, step, state):
-        save(self, step, state)
+        begin(self, step, state)
         divided.extend(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state["ema"]))
         if step == int(*stop):
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(errors.Preempted):
-        patch.setattr(Checkpoints, "save", saved)
+        patch.setattr(Checkpoints, "begin", saved)
         run_recipe(recipe(averaged(*fsdp), budget="8 steps", log_every=1, checkpoint_every=2), folder, quiet=True)
     return sum(divided)
 

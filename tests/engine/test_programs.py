@@ -53,8 +53,9 @@ def test_a_feature_that_a_method_reads_and_the_data_lack_is_an_error_before_the_
 def test_the_compiled_step_has_exactly_the_flops_of_the_traced_one(method):
     program = build_stage(stage(method)).train
     model, hardware = program.cost(), program.cost(hardware=True)
+    targets = {"targets"} if method == "dino" else set()
     assert model.total == hardware.total > 0
-    assert model.phases == hardware.phases and set(model.phases) == {"forward", "backward"}
+    assert model.phases == hardware.phases and set(model.phases) == {"forward", "backward"} | targets
     check_counters(plan(build(recipe(stage(method))), compiled=True)["programs"])
 
 

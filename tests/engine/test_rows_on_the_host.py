@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from enginelib import VIT, knn, recipe, stage
+from spendflops_plugins.knn import KNN
 
 from spendflops.contracts.errors import ConfigError, DataError, PluginError
 from spendflops.contracts.evaluator import Evaluator, Preprocess
@@ -144,7 +145,7 @@ def test_every_evaluator_gets_the_places_of_its_rows(tmp_path, monkeypatch):
 
 
 def test_files_lie_in_the_run_and_the_result_names_them(tmp_path):
-    result = run(tmp_path / "run", evaluation(Captions(), name="said"), knn())
+    result = run(tmp_path / "run", evaluation(Captions(), name="said"), knn(evaluator=KNN(k=3, pictures=0)))
     said, other = result["scores"]
     assert said["files"] == ["captions.json", "example_0.txt"] and other["files"] == []
     folder = tmp_path / "run" / "evaluations"
