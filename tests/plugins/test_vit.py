@@ -305,7 +305,7 @@ def test_bfloat16_is_close_to_float32_and_gives_float32():
         ({"positions": "none", "position_size": 16}, "position_size"),
         ({"relative_positions": "each"}, "none, shared, decomposed"),
         ({"attention": "flash"}, "plain, chunked"),
-        ({"remat": "all"}, "none, blocks"),
+        ({"remat": "all"}, "none, dots, blocks"),
         ({"window": 2}, "class token"),
         ({"relative_positions": "decomposed"}, "class token"),
         ({"window": 0, "class_token": False, "pooling": "mean"}, "positive"),
