@@ -5,8 +5,8 @@ implementations are used; its side is benchmarks/torch_step.py. Neither side rea
 the case, with float32 sums; PyTorch's bfloat16 is autocast. It needs a Python with torch, timm, transformers and
 lightly: the environment variable PARITY_PYTHON, or .venv/parity/bin/python; without one only ours is measured, and
 nothing is written. Where ours is behind: in bfloat16 XLA's CPU backend gains little on small products, while PyTorch's
-kernels nearly halve their time. DINO in float32 (two samples) is behind for a reason that is not known yet: its trunk
-on 32 images and its head of 65,536 prototypes are each as fast alone as their FLOPs let expect.
+kernels nearly halve their time. DINO (two samples) was taken before its head scaled
+the columns of its last product: for the teacher's few views XLA's CPU backend took forty times as long as it had to.
 """
 
 from __future__ import annotations
