@@ -68,17 +68,15 @@ class Checkpoints:
             self._write(step, state)
 
     def idle(self) -> bool:
-        """Whether nothing is being written.
+        """Whether nothing is being written. :meth:`wait` says how it went."""
+        return self._running is None or self._running.done()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written.
 
         Raises:
             errors.DataError: As :meth:`begin`.
         """
-        if self._running is not None and self._running.done():
-            self.wait()
-        return self._running is None
-
-    def wait(self) -> None:
-        """Returns when nothing is being written; raises what :meth:`idle` does."""
         running, self._running = self._running, None
         if running is not None:
             running.result()

@@ -34,12 +34,15 @@ class Saving:
         self._due: tuple[int, float] | None = None
 
     def reached(self, step: int) -> None:
-        """Notes how far the training is: a few microseconds."""
+        """Notes how far the training is: a few microseconds.
+
+        Raises:
+            errors.DataError: The disk did not take the last checkpoint.
+        """
         self._step = step
         if self._due is not None and self._checkpoints.idle():
-            self._pay()
-        else:
-            self._note()
+            self.close()
+        self._note()
 
     def save(self, step: int, state: Any, *, row: bool) -> None:
         """Begins a checkpoint, with or without a row up to it.
@@ -47,8 +50,7 @@ class Saving:
         Raises:
             errors.DataError: The disk did not take the checkpoint before.
         """
-        self._checkpoints.wait()
-        self._pay()
+        self.close()
         self._checkpoints.begin(step, state)
         if row:
             self._due = step, self._elapsed()
@@ -57,20 +59,22 @@ class Saving:
         """Writes a row up to ``step``, where no checkpoint will be."""
         self.close()
         self._due = step, self._elapsed()
-        self._pay()
+        self.close()
 
     def excuse(self, seconds: float) -> None:
         """Takes out of the row what was no training."""
         self._started += seconds
 
     def close(self) -> None:
-        """Waits for the last checkpoint and writes its row."""
-        self._checkpoints.wait()
-        self._pay()
+        """Waits for the last checkpoint and writes its row; one that the disk did not take has none.
 
-    def _pay(self) -> None:
-        if self._due is not None:
-            (last, seconds), self._due = self._due, None
+        Raises:
+            errors.DataError: It did not.
+        """
+        due, self._due = self._due, None
+        self._checkpoints.wait()
+        if due is not None:
+            last, seconds = due
             accounting.record(self._ledger, self._role, self._program, last=last, seconds=seconds)
             self._started += seconds
             self._note()

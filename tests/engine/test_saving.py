@@ -95,5 +95,7 @@ def test_a_disk_that_does_not_take_it_is_told_at_the_next_step(tmp_path, program
     with pytest.raises(DataError, match="no space"):
         for _ in range(1000):
             saves.reached(3)
+    # Nor does leaving make a row of it.
+    saves.close()
     assert ledger.steps("mae") == 0
     checkpoints.close()

@@ -576,4 +576,11 @@ MUTATIONS = (
         "if False and ",
         "tests/study/test_recommend.py::test_seeds_that_look_like_lengths_are_refused",
     ),
+    Mutation(
+        "a checkpoint that the disk did not take has a row of the ledger",
+        "spendflops/engine/saving.py",
+        "due, self._due = self._due, None",
+        "due = self._due",
+        "tests/engine/test_saving.py::test_a_disk_that_does_not_take_it_is_told_at_the_next_step",
+    ),
 )
