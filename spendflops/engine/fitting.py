@@ -35,7 +35,7 @@ def explained(recipe: Recipe, error: errors.OutOfMemoryError) -> errors.OutOfMem
         stage = max(recipe.stages, key=lambda stage: build_stage(stage).train.held)
         here = build_stage(stage).train.held
         found = list(_smaller(stage, limit))
-    except errors.ConfigError:
+    except errors.SpendflopsError:
         return error
     room = "" if limit is None else f" of {limit / 1e9:.3g} GB"
     why = f"{error.why}; a step of {stage.label} holds at most {here / 1e9:.3g} GB{room} before anything is fused"
@@ -51,17 +51,15 @@ def _smaller(stage: Stage, limit: int | None) -> Iterator[str]:
             for setting, changed in remedy.smaller(stage):
                 found = build_stage(changed).train
                 if _fits(found, own, limit):
-                    price = _flops(found) * remedy.share(stage, changed) / _flops(own) - 1
-                    cost = "the same FLOPs" if abs(price) < 0.005 else f"{price:.0%} more FLOPs"
-                    yield f"{setting}: at most {found.held / 1e9:.3g} GB for {cost} a step"
+                    held, price = found.held / 1e9, _price(found, own, remedy.share(stage, changed))
+                    yield f"{setting}: at most {held:.3g} GB for {price} a step"
                     break
     for size in (stage.batch_size // 2**k for k in range(1, stage.batch_size.bit_length())):
         with contextlib.suppress(errors.ConfigError):  # devices cannot share it
             found = build_stage(dataclasses.replace(stage, batch_size=size)).train
             if _fits(found, own, limit):
-                share = _flops(found) / _flops(own)
-                held = f"at most {found.held / 1e9:.3g} GB"
-                yield f"another recipe, Stage.batch_size = {size}: {held} for {share:.0%} of the FLOPs a step"
+                held, price = found.held / 1e9, _price(found, own, 1)
+                yield f"another recipe, Stage.batch_size = {size}: at most {held:.3g} GB for {price} a step"
                 return
 
 
@@ -69,5 +67,12 @@ def _fits(found: Program, own: Program, limit: int | None) -> bool:
     return found.held < own.held if limit is None else found.held <= limit
 
 
-def _flops(program: Program) -> int:
-    return program.with_recomputation.total or 0
+def _price(found: Program, own: Program, times: int) -> str:
+    """FLOPs of ``times`` the found step, beside the stage's own."""
+    ours, theirs = own.with_recomputation.total, found.with_recomputation.total
+    if ours is None or theirs is None:
+        return "FLOPs that are not known"
+    ratio = times * theirs / ours
+    if abs(ratio - 1) < 0.005:
+        return "the same FLOPs"
+    return f"{ratio - 1:.0%} more FLOPs" if ratio > 1 else f"{ratio:.0%} of the FLOPs"
