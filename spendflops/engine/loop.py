@@ -10,7 +10,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -97,38 +96,30 @@ def run_recipe(
     Raises:
         errors.SpendflopsError: See ``contracts.errors``; ``status.json`` holds the exit code.
     """
-    with hosts.folder(workdir) as folder:
-        return _run_in(folder, workdir, recipe, texts or {}, quiet, features, checked, region, shorter, watch)
-
-
-def _run_in(
-    folder: Path, home: str | os.PathLike[str], recipe: Recipe, texts: Mapping[str, str], quiet: bool,
-    features: FeatureCache | None, checked: bool, region: str, shorter: str | None,
-    watch: Callable[..., None] | None,
-) -> dict[str, Any]:  # fmt: skip
     config = describe(recipe)
-    directory = RunDir.open(folder, config, home=home)
-    finished = directory.result()
-    if finished is not None:
-        return finished
-    with locked(directory.path), StopRequest().listening() as stop:
-        try:
-            # Again, now that nobody else can be making it.
-            directory = RunDir.open(folder, config, region=region, home=home)
-            return _run(recipe, directory, stop, texts, quiet, features, checked, shorter, watch)
-        except Exception as error:
-            shown = hosts.lost(error) or translate(error)
-            if isinstance(error, OSError) and error.errno in STORAGE:
-                shown = storage_error(error.filename or directory.path, error)
-            if isinstance(shown, errors.OutOfMemoryError):
-                shown = fitting.explained(recipe, shown)
-            code = getattr(shown, "exit_code", 1)
-            said = {"state": "stopped" if code in (75, 130) else "failed", "exit_code": code, "error": str(shown)}
-            with contextlib.suppress(errors.DataError):
-                directory.status(**said, **getattr(shown, "where", {}))
-            if shown is error:
-                raise
-            raise shown from error
+    with hosts.folder(workdir) as folder:
+        directory = RunDir.open(folder, config, home=workdir)
+        finished = directory.result()
+        if finished is not None:
+            return finished
+        with locked(directory.path), StopRequest().listening() as stop:
+            try:
+                # Again, now that nobody else can be making it.
+                directory = RunDir.open(folder, config, region=region, home=workdir)
+                return _run(recipe, directory, stop, texts or {}, quiet, features, checked, shorter, watch)
+            except Exception as error:
+                shown = hosts.lost(error) or translate(error)
+                if isinstance(error, OSError) and error.errno in STORAGE:
+                    shown = storage_error(error.filename or directory.path, error)
+                if isinstance(shown, errors.OutOfMemoryError):
+                    shown = fitting.explained(recipe, shown)
+                code = getattr(shown, "exit_code", 1)
+                said = {"state": "stopped" if code in (75, 130) else "failed", "exit_code": code, "error": str(shown)}
+                with contextlib.suppress(errors.DataError):
+                    directory.status(**said, **getattr(shown, "where", {}))
+                if shown is error:
+                    raise
+                raise shown from error
 
 
 def _run(
