@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -154,11 +155,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--folder", type=Path, help="of the runs, which are kept; by default one that goes")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as folder:
         result = campaign(Path(folder), kills=given.kills, seed=given.seed)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{result['kills']} kills in {len(result['chains'])} runs, {result['different']} different: {RESULT}")
+    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"{result['kills']} kills in {len(result['chains'])} runs, {result['different']} different: {given.out}")
     return 1 if result["different"] else 0
 
 
