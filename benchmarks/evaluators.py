@@ -18,10 +18,11 @@ from typing import Any
 import harness
 import jax
 from PIL import Image
+from stages import begun
 
 from spendflops.contracts import registry
 from spendflops.contracts.dataset import Dataset
-from spendflops.engine import evaluate, sharding
+from spendflops.engine import evaluate
 from spendflops.engine.build import build
 from spendflops.engine.feature_cache import FeatureCache
 from spendflops.engine.optim import adamw
@@ -106,7 +107,7 @@ def scorer(recipe: Recipe, features: FeatureCache | None = None) -> Callable[[],
     """From data to the score of the recipe's one evaluation, by an untrained model."""
     built = build(recipe)
     (evaluation,) = recipe.evaluations
-    state = built.stages[0].init.compile()(sharding.place(jax.random.key(0), batch=False))
+    state, _ = begun(built.stages[0])
     params, stats = jax.device_get((state["params"], state["stats"]))
 
     def score() -> Any:

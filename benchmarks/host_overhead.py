@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from stages import begun
 
 from spendflops.contracts.backbone import Backbone
 from spendflops.contracts.dataset import Dataset
@@ -85,7 +86,7 @@ class Same:
 
     notes: list[tuple[float, float]]
 
-    def __init__(self, source: Any, views: Any, *, spec: Any, batch_size: int, seed: int):
+    def __init__(self, source: Any, views: Any, *, batch_size: int, **more: Any):
         self._batch = {"image": np.ones((batch_size, 8, 8, 3), np.uint8)}
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -109,7 +110,7 @@ def loop_notes(steps: int) -> list[tuple[float, float]]:
     """(wall, processor) time of each step of the training loop."""
     recipe = Recipe(stages=(STAGE,), budget=f"{steps} steps", log_every=10**6, checkpoint_every=10**6)
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(loop.data, "Batches", Same):
-        loop.run_recipe(recipe, folder, quiet=True)
+        loop.run_recipe(recipe, folder, quiet=True, checked=True)
     return Same.notes
 
 
@@ -119,9 +120,8 @@ class Bare:
     def __init__(self) -> None:
         built = build_stage(STAGE)
         self._step = jax.jit(built.train.fn, donate_argnums=(0,))
-        self._state = built.init.compile()(sharding.place(jax.random.key(0), batch=False))
-        self._batch = sharding.place({"image": np.ones((8, 8, 8, 3), np.uint8)}, batch=True)
-        self._call = sharding.place({"key": jax.random.key(1), "steps": np.int32(100)}, batch=False)
+        self._state, self._call = begun(built)
+        self._batch = sharding.place({"image": np.ones((8, 8, 8, 3), np.uint8)}, built.train.args[1])
 
     def __call__(self, steps: int) -> list[tuple[float, float]]:
         """(wall, processor) time of each step."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import harness
 import jax
-import numpy as np
 from PIL import Image
+from stages import begun
 
 from spendflops import config
 from spendflops.contracts import registry
@@ -66,9 +66,8 @@ def step(stage: Stage, made: BuiltStage, steps: int, rounds: int) -> list[float]
     """Examples a second of the compiled step."""
     source = open_source(stage.dataset, stage.split, made.views.features)
     stream = data.Batches(source, made.views, spec=made.spec, batch_size=stage.batch_size, seed=0)
-    batch = sharding.place(stream[0], batch=True)
-    state = made.init.compile()(sharding.place(jax.random.key(0), batch=False))
-    call = sharding.place({"key": jax.random.key(1), "steps": np.int32(1000)}, batch=False)
+    batch = sharding.place(stream[0], made.train.args[1])
+    state, call = begun(made)
     run = made.train.compile()
 
     def stretch(state: Any, count: int) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from spendflops.contracts.dataset import Dataset
 from spendflops.contracts.types import DatasetInfo
 from spendflops.engine import sharding
-from spendflops.engine.build import build_stage
+from spendflops.engine.build import BuiltStage, build_stage
 from spendflops.engine.recipe import Stage
 
 
@@ -31,14 +31,19 @@ class Nothing(Dataset):
         raise LookupError(split)
 
 
+def begun(built: BuiltStage) -> tuple[Any, Any]:
+    """The state at step 0, and what every step is called with beside its batch."""
+    state = built.init.compile()(sharding.place(jax.random.key(0), built.init.args[0]))
+    return state, sharding.place({"key": jax.random.key(1), "steps": np.int32(1000)}, built.train.args[2])
+
+
 def prepared(stage: Stage) -> tuple[int, Callable[[], float]]:
     """Model FLOPs of a step, compiled, and what takes one on always the same batch and gives its seconds."""
     built = build_stage(stage)
-    step, state = built.train.compile(), built.init.compile()(jax.random.key(0))
+    step, (state, call) = built.train.compile(), begun(built)
     rng = np.random.default_rng(0)
     batch = {n: rng.integers(0, 200, x.shape).astype(x.dtype) for n, x in built.inputs.items()}
-    batch = sharding.place(batch, batch=True)
-    call = sharding.place({"key": jax.random.key(1), "steps": np.int32(1000)}, batch=False)
+    batch = sharding.place(batch, built.train.args[1])
 
     def take() -> float:
         nonlocal state
