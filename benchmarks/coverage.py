@@ -30,22 +30,25 @@ CASES: dict[str, Callable[[], Coverage]] = {
     "crossover, 2 seeds": lambda: coverage.of_crossovers(seeds(2), draws=DRAWS),
     "crossover, 3 seeds": lambda: coverage.of_crossovers(seeds(3), draws=DRAWS),
     "crossover, 5 seeds": lambda: coverage.of_crossovers(seeds(5), draws=DRAWS),
-    "crossover, 6 seeds, two lengths a factor of 8 apart": lambda: coverage.of_crossovers(
-        seeds(6, budgets=(LENGTHS[0], LENGTHS[-1])), draws=DRAWS
+    "crossover, 3 seeds, two lengths a factor of 3 apart": lambda: coverage.of_crossovers(
+        seeds(3, budgets=(LENGTHS[-1] // 3, LENGTHS[-1])), draws=DRAWS
+    ),
+    "crossover, 6 seeds, two lengths a factor of 3 apart": lambda: coverage.of_crossovers(
+        seeds(6, budgets=(LENGTHS[-1] // 3, LENGTHS[-1])), draws=DRAWS
     ),
     "paired difference, 2 seeds": lambda: coverage.of_differences(seeds(2, shared=2.0), draws=DRAWS),
     "paired difference, 3 seeds": lambda: coverage.of_differences(seeds(3, shared=2.0), draws=DRAWS),
-    "law of one curve, at twice its longest run": lambda: coverage.of_predictions(CROSSING, factor=2, draws=200),
-    "laws fitted together, at twice the longest run": lambda: coverage.of_families(FOUR, factor=2, draws=100),
-    "laws fitted together, at four times": lambda: coverage.of_families(FOUR, factor=4, draws=100),
+    "law of one curve, at twice its longest run": lambda: coverage.of_predictions(CROSSING, factor=2, draws=DRAWS),
+    "laws fitted together, at twice the longest run": lambda: coverage.of_families(FOUR, factor=2, draws=DRAWS // 2),
+    "laws fitted together, at four times": lambda: coverage.of_families(FOUR, factor=4, draws=DRAWS // 2),
     "recommended score, two methods, twice the longest run": lambda: coverage.of_choices(
-        CROSSING, budget=1.6e19, draws=200
+        CROSSING, budget=1.6e19, draws=DRAWS
     ),
-    "recommended score, four methods, longest run": lambda: coverage.of_choices(FOUR, budget=8e18, draws=200),
-    "recommended score, four methods, twice that": lambda: coverage.of_choices(FOUR, budget=1.6e19, draws=200),
-    "recommended score, five equal methods": lambda: coverage.of_choices(EQUAL, budget=8e18, draws=200),
-    "recommended score, 1 seed": lambda: coverage.of_choices(seeds(1), budget=8e18, draws=200),
-    "where a recommendation flips": lambda: coverage.of_flips(CROSSING, draws=200),
+    "recommended score, four methods, longest run": lambda: coverage.of_choices(FOUR, budget=8e18, draws=DRAWS),
+    "recommended score, four methods, twice that": lambda: coverage.of_choices(FOUR, budget=1.6e19, draws=DRAWS),
+    "recommended score, five equal methods": lambda: coverage.of_choices(EQUAL, budget=8e18, draws=DRAWS),
+    "recommended score, 1 seed": lambda: coverage.of_choices(seeds(1), budget=8e18, draws=DRAWS),
+    "where a recommendation flips": lambda: coverage.of_flips(CROSSING, draws=DRAWS),
 }
 
 

@@ -27,7 +27,8 @@ class Study:
         methods: Label -> pre-training stages.
         continued: Label of a method -> label of the one whose finished rows it starts from: an intermediate stage. Its
             stages have role ``"transfer"``, and its label is that of the other, ``" + "``, and more.
-        datasets: Label -> data that every method is pre-trained on; none leaves to each stage the data that it names.
+        datasets: Label -> data that every method is pre-trained on, called so in rows and tables; none leaves to each
+            stage the data that it names.
         overlays: ``"METHOD/DATASET"`` -> the stages of that method on these data, where its settings depend on them.
         budgets: FLOPs that each method spends on pre-training; or one number of steps or epochs for all of them, where
             nothing is trained from scratch for the same total.
@@ -209,14 +210,14 @@ class Study:
                 for seed in self.seeds:
                     before = self.continued.get(label), budget, seed
                     base = next((row for row in rows if (row.label, row.budget, row.seed) == before), None)
-                    rows.append(self._pretrained(label, stages, seed, budget, base))
+                    rows.append(self._pretrained(label, data, stages, seed, budget, base))
         return rows
 
     def _pretrained(
-        self, label: str, stages: tuple[Stage, ...], seed: int, budget: str, base: Planned | None
+        self, label: str, data: str, stages: tuple[Stage, ...], seed: int, budget: str, base: Planned | None
     ) -> Planned:
-        """A row of a method, or of one that goes on from the row ``base``."""
-        data = stages[-1].dataset.info.name
+        """A row of a method on the data of that label, or of one that goes on from the row ``base``."""
+        data = data or stages[-1].dataset.info.name
         if base is not None:
             first = dataclasses.replace(stages[0], init=(from_row(base.run_id),))
             stages, data = (first, *stages[1:]), base.dataset
@@ -320,7 +321,7 @@ class Planned:
 
     Attributes:
         kind: "baseline", "method", "transfer" or "tuning".
-        dataset: Name of the data of pre-training.
+        dataset: The data of pre-training: their label in ``Study.datasets``, else their own name.
         transfer, candidate: Which transfer of the study it is, and which candidate for it.
         tuning: FLOPs that choosing its settings has cost.
     """

@@ -567,7 +567,7 @@ MUTATIONS = (
         "spendflops/study/recommend/offers.py",
         "return bool(chance > NO_LAW)",
         "return True",
-        "tests/study/test_recommend.py::test_a_curve_that_is_no_law_is_not_extrapolated",
+        "tests/study/test_recommend.py::test_where_one_curve_is_no_law_none_is_extrapolated",
     ),
     Mutation(
         "seeds that look like lengths make a curve",
@@ -582,5 +582,48 @@ MUTATIONS = (
         "due, self._due = self._due, None",
         "due = self._due",
         "tests/engine/test_saving.py::test_a_disk_that_does_not_take_it_is_told_at_the_next_step",
+    ),
+    Mutation(
+        "a page may load what slipped through",
+        "spendflops/study/report/page.py",
+        """f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'""",
+        "''",
+        "tests/study/test_report_browser.py::test_what_is_wrong_with_a_page_is_seen",
+    ),
+    Mutation(
+        "an estimate takes the place of a measurement",
+        "spendflops/engine/card.py",
+        "best = known or guess",
+        "best = guess or known",
+        "tests/engine/test_card.py::test_a_measurement_takes_the_place_of_the_estimate_and_is_not_added",
+    ),
+    Mutation(
+        "measurements are summed with estimates",
+        "spendflops/study/report/footprints.py",
+        "for row in rows if row.footprint]\n    measured",
+        "for row in rows if row.footprint]\n    estimates += [(row, row.measured) for row in rows if row.measured]\n"
+        "    measured",
+        "tests/study/test_report_sections.py::test_estimates_and_measurements_are_never_one_sum",
+    ),
+    Mutation(
+        "scalars over FLOPs share their tags with those over steps",
+        "spendflops/engine/events.py",
+        'f"{tag}{SUFFIX}"',
+        'f"{tag}"',
+        "tests/engine/test_events.py::test_rows_stand_over_steps_and_over_flops",
+    ),
+    Mutation(
+        "reconstructions that are no numbers are scored",
+        f"{PLUGINS}/reconstruction.py",
+        "if not np.isfinite(total):",
+        "if False:",
+        "tests/plugins/test_reconstruction.py::test_nothing_to_predict_and_no_numbers_are_refused",
+    ),
+    Mutation(
+        "lengths far apart say where curves cross",
+        "spendflops/study/frontier/crossover.py",
+        "if factor > FAR * (1 + COST_TOLERANCE)",
+        "if False",
+        "tests/study/test_crossover.py::test_lengths_far_apart_do_not_say_where_curves_cross",
     ),
 )

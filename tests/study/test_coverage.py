@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from spendflops.study import frontier
 from spendflops.testing import coverage
 from spendflops.testing.coverage import CROSSING, EQUAL, FOUR, Coverage, counted
 
@@ -29,6 +30,14 @@ def test_where_the_true_curves_cross():
 def test_crossovers(seeds):
     found = coverage.of_crossovers(dataclasses.replace(CROSSING, seeds=seeds), draws=DRAWS)
     assert holds(found) and found.silent < 0.1 * DRAWS and found.open < 0.6 * DRAWS
+
+
+def test_crossovers_of_two_lengths():
+    """As far apart as they may be, a line between them is nearly the curves; further apart nothing is said."""
+    two = dataclasses.replace(CROSSING, seeds=3, budgets=(coverage.LENGTHS[3] // 3, coverage.LENGTHS[3]))
+    assert holds(coverage.of_crossovers(two, draws=DRAWS))
+    far = dataclasses.replace(two, budgets=(coverage.LENGTHS[1], coverage.LENGTHS[3]))
+    assert not any(c.low or c.high for p in coverage.drawn(far, 20, 0) for c in frontier.crossovers(p))
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

@@ -132,7 +132,7 @@ def test_more_flops_made_it_worse():
     assert (found.choice.offer.flops, found.choice.offer.basis) == (1e18, "run")
 
 
-def test_a_curve_that_is_no_law_is_not_extrapolated():
+def test_where_one_curve_is_no_law_none_is_extrapolated():
     text = "method,flops,seed,score\n" + "".join(
         f"{m},{x}e18,{s},{y + 0.1 * s}\n"
         for m, ys in (("jumps", (30, 40, 31, 44)), ("law", (30, 33, 35, 36.35)))
@@ -142,8 +142,12 @@ def test_a_curve_that_is_no_law_is_not_extrapolated():
     found = recommend(parse(text), 1.2e19)
     offers = {c.offer.name: c.offer for c in found.candidates}
     assert (offers["jumps"].basis, offers["jumps"].open, offers["jumps"].flops) == ("run", True, 8e18)
-    assert (offers["law"].basis, offers["law"].factor) == ("curve", 1.5)
-    assert any("jumps" in note and "no saturating power law" in note for note in found.notes)
+    assert (offers["law"].basis, offers["law"].open) == ("run", True)
+    assert any("jumps: its seeds say" in note for note in found.notes)
+    assert any("law: jumps, of the same task, is no" in note for note in found.notes)
+    alone = recommend(parse("".join(line for line in text.splitlines(True) if not line.startswith("jumps"))), 1.2e19)
+    (only,) = alone.candidates
+    assert (only.offer.basis, only.offer.factor) == ("curve", 1.5)
 
 
 def test_errors_turn_the_whole_answer_round(rows):

@@ -4,8 +4,9 @@ The larger model costs more a step and is behind at first; from some budget on i
 curves are linear in log FLOPs, and nothing is extrapolated. The interval of a crossover is the set of FLOPs around it
 at which the two are not told apart (Fieller 1954, here for a difference that is linear in pieces): it needs neither
 many seeds nor a crossover that is normally distributed. It is open where the two are not told apart up to the end of
-what was measured. Percentile and BCa bootstraps over the seeds are too narrow with three of them; docs/answer.md has
-the numbers.
+what was measured. There is none where the lengths around it lie far apart: what is wrong there is the line between
+them, which no noise tells of. Percentile and BCa bootstraps over the seeds are too narrow with three of them;
+docs/answer.md has the numbers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from collections.abc import Callable, Sequence
 from scipy import optimize
 
 from spendflops.study.compare import Comparison, compare, t_critical
-from spendflops.study.frontier.curves import Point, curves, mixed, weights
+from spendflops.study.frontier.curves import COST_TOLERANCE, Point, curves, mixed, stride, weights
 from spendflops.study.frontier.interval import LEVEL, NotEnough
 from spendflops.study.frontier.noise import Noises, moderated, together
 
 Curve = Sequence[Point]
+FAR = 3.0
+"""Lengths that lie further apart than this factor do not say where two curves cross between them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,8 @@ def crossovers(items: Sequence[Point], *, level: float = LEVEL) -> list[Crossove
     for (a, one), (b, two) in itertools.combinations(lines.items(), 2):
         for flops, ahead, clear in _places(one, two):
             cheap, dear = (a, b) if ahead else (b, a)
-            ends = None if isinstance(noises, NotEnough) else _interval(one, two, flops, noises, level=level)
+            note = _unknown(one, two, flops, noises)
+            ends = None if isinstance(noises, NotEnough) or note else _interval(one, two, flops, noises, level=level)
             found.append(
                 Crossover(
                     cheap=cheap,
@@ -66,10 +70,20 @@ def crossovers(items: Sequence[Point], *, level: float = LEVEL) -> list[Crossove
                     low=ends[0] if ends else None,
                     high=ends[1] if ends else None,
                     level=level,
-                    note=noises.reason if isinstance(noises, NotEnough) else "",
+                    note=note,
                 )
             )
     return sorted(found, key=lambda c: c.flops)
+
+
+def far(one: Curve, two: Curve, flops: float) -> str:
+    """Why straight lines do not say where two curves cross near some FLOPs; empty if they do."""
+    factor = max(stride(one, flops), stride(two, flops))
+    return f"the lengths around it are a factor of {factor:.2g} apart" if factor > FAR * (1 + COST_TOLERANCE) else ""
+
+
+def _unknown(one: Curve, two: Curve, flops: float, noises: Noises | NotEnough) -> str:
+    return noises.reason if isinstance(noises, NotEnough) else far(one, two, flops)
 
 
 def common(one: Curve, two: Curve) -> list[int]:

@@ -164,6 +164,12 @@ def weights(curve: Sequence[Point], flops: float) -> tuple[tuple[float, Point], 
     return ((1.0, curve[0]),) if flops == curve[0].flops else ()
 
 
+def stride(curve: Sequence[Point], flops: float) -> float:
+    """How many times as much the run above some FLOPs costs as the one below; 1 beyond the measured."""
+    parts = weights(curve, flops)
+    return parts[-1][1].flops / parts[0][1].flops if parts else 1.0
+
+
 def mixed(parts: Sequence[tuple[float, Point]]) -> Estimate:
     """The weighted mean of points, and its standard error."""
     if len(parts) == 1:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from spendflops.study.frontier.belief import apart
-from spendflops.study.frontier.crossover import first_sign
+from spendflops.study.frontier.crossover import far, first_sign
 from spendflops.study.recommend.offers import Field, Offer
 
 _PLACES = 48
@@ -76,7 +76,8 @@ def _flip(field: Field, left: float, right: float, name: str) -> tuple[float, Of
     elif one.value - before.value > _JUMP * abs(one.value):
         note = "one of the two is known by another way from there on"
     else:
-        low, high = _interval(field, one.name, other.name, place)
+        note = _far(field, one.name, other.name, place)
+        low, high = (None, None) if note else _interval(field, one.name, other.name, place)
     flip = Flip(
         cheap=one.name,
         dear=other.name,
@@ -87,6 +88,12 @@ def _flip(field: Field, left: float, right: float, name: str) -> tuple[float, Of
         note=note,
     )
     return right, other, flip
+
+
+def _far(field: Field, one: str, other: str, place: float) -> str:
+    """Why lines between runs do not say where two curves cross; a fitted law is no such line."""
+    lines = [field.curves[name] for name in (one, other) if name not in field.members]
+    return far(lines[0], lines[-1], place) if lines else ""
 
 
 def _interval(field: Field, one: str, other: str, place: float) -> tuple[float | None, float | None]:

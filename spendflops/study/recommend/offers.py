@@ -1,9 +1,10 @@
 """What each curve offers for a budget, and what is known of that score.
 
 A curve of three lengths or more is a saturating power law, fitted together with the others (``frontier/family.py``):
-it says something between its runs, and up to a stated factor beyond them. A shorter one, or one that its own seeds
-say is no such law, is linear in log FLOPs between its runs and says nothing beyond them. A run that costs less than
-the budget may always be made: where a curve ends, its longest run is what it offers.
+it says something between its runs, and up to a stated factor beyond them. A shorter one is linear in log FLOPs between
+its runs and says nothing beyond them, and so are all curves of a task where the seeds of one say that it is no such
+law: to extrapolate some of them and not the others would favour those (``benchmarks/regret.py``). A run that costs less
+than the budget may always be made: where a curve ends, its longest run is what it offers.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from spendflops.study.frontier.family import Member, together
 from spendflops.study.frontier.interval import NotEnough
 from spendflops.study.frontier.noise import Noise, Noises, assumed, moderated, stated
 from spendflops.study.points import Axis
-from spendflops.study.report.text import flops
+from spendflops.study.report.text import flops, listing
 
 BEYOND = 2.0
 """How many times beyond its runs a curve is believed, unless somebody says otherwise."""
-NO_LAW = 0.01
+NO_LAW = 0.05
 """A curve is no saturating law where its seeds say so with this probability of being wrong."""
 
 
@@ -151,15 +152,15 @@ def field(points: Sequence[Point], *, noise: float | None = None, beyond: float 
     axis = one_axis(point.axis for point in points)
     lines = curves(points)
     seeds = assumed(noise) if noise is not None else moderated(points)
-    runs = {name: _runs(curve) for name, curve in lines.items()}
-    fitted, notes = _fitted(runs, axis), {}
-    if not isinstance(seeds, NotEnough):
-        lawless = [n for n, m in fitted.items() if isinstance(m, Member) and not _is_law(lines[n], m, seeds.typical)]
-        notes = dict.fromkeys(lawless, "its seeds say that it is no saturating power law")
-        if lawless:  # nor do the others learn their exponents from it
-            fitted = _fitted({name: own for name, own in runs.items() if name not in notes}, axis)
+    fitted = together({n: _runs(curve) for n, curve in lines.items()}, higher_is_better=axis.higher_is_better)
     members = {name: member for name, member in fitted.items() if isinstance(member, Member)}
-    notes |= {name: member.reason for name, member in fitted.items() if isinstance(member, NotEnough)}
+    notes = {name: member.reason for name, member in fitted.items() if isinstance(member, NotEnough)}
+    if not isinstance(seeds, NotEnough):
+        lawless = [name for name, member in members.items() if not _is_law(lines[name], member, seeds.typical)]
+        if lawless:
+            notes |= dict.fromkeys(members, f"{listing(lawless)}, of the same task, is no saturating power law")
+            notes |= dict.fromkeys(lawless, "its seeds say that it is no saturating power law")
+            members = {}
     noises = seeds
     if isinstance(seeds, NotEnough) and members:
         # A run around its curve: what is left of three lengths or more.
@@ -177,10 +178,6 @@ def _runs(curve: Sequence[Point]) -> tuple[list[float], list[float]]:
     """FLOPs and score of every run of a curve."""
     pairs = [(float(point.flops), value) for point in curve for value in point.values]
     return [x for x, _ in pairs], [y for _, y in pairs]
-
-
-def _fitted(runs: Mapping[str, tuple[Sequence[float], Sequence[float]]], axis: Axis) -> dict[str, Member | NotEnough]:
-    return together(runs, higher_is_better=axis.higher_is_better)
 
 
 def _is_law(curve: Sequence[Point], member: Member, noise: Noise) -> bool:

@@ -144,7 +144,7 @@ def _crossings(item: Analysis) -> str:
 
 
 def _within(item: Crossover) -> str:
-    return "" if item.note else f" ({item.level:.0%} interval: {text.between(item)})"
+    return f" (no interval: {item.note})" if item.note else f" ({item.level:.0%} interval: {text.between(item)})"
 
 
 def _sources(item: Analysis) -> list[str]:
@@ -242,7 +242,13 @@ def _failures(report: Report) -> str:
 
 
 def _reproduce(report: Report) -> str:
-    command = f"<pre><code>{esc(report.command)}</code></pre>" if report.command else "<p>No command was recorded.</p>"
+    command = "<p>No command was recorded.</p>"
+    if report.command:
+        command = (
+            f"<pre><code>{esc(report.command)}</code></pre><p>It makes every run that is not finished in its folder: "
+            "with another <code>--workdir</code> all of them, from the same settings and seeds. To repeat one run, "
+            "move its folder, which the table below names, out of the study's and call the command again.</p>"
+        )
     citation = f"<h3>Cite</h3><p>{esc(report.citation)}</p>" if report.citation else ""
     return (
         f"<section><h2>Reproduce and cite</h2>{command}{citation}"
