@@ -2,6 +2,9 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from test_report import Page
@@ -54,3 +57,19 @@ def test_what_is_wrong_with_a_page_is_seen(chromium, study, tmp_path):
     path.write_text(page.replace("<main>", '<main><div style="width:900px">wide</div>'))
     (phone,), _ = chromium.measure(path, (PHONE,), tmp_path)
     assert phone["overflow"] > 400 and "DIV" in phone["wide"]
+
+
+@pytest.mark.slow
+def test_three_hundred_runs_stay_under_two_megabytes(chromium, tmp_path):
+    """A study of 303 runs with two pictures each, as benchmarks/report.py makes it."""
+    script = Path(__file__).parents[2] / "benchmarks/report.py"
+    code = f"import sys; sys.path.insert(0, {str(script.parent)!r}); import report; from pathlib import Path; " + (
+        f"print(len(report.make(Path({str(tmp_path)!r}), quick=False).rows))"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(made.stdout.split()[-1]) == 303
+    page = tmp_path / "report.html"
+    assert page.stat().st_size < 2e6
+    (phone, desktop), console = chromium.measure(page, (PHONE, DESKTOP), tmp_path)
+    assert console == [] and phone["tables"] == desktop["tables"] and len(phone["tables"][-1]) > 300
+    assert all(seen["overflow"] <= 0 and seen["wide"] == [] for seen in (phone, desktop))
