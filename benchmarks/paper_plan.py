@@ -116,7 +116,7 @@ def grid(results: dict[str, Any]) -> str:
                 [
                     *(label, f"{one['steps'] // 1000}K x {one['examples'] // one['steps']}", f"{image / 1e9:.2f}"),
                     *(f"{one['flops_per_step']:.3g}", f"{image / unit:.2f}"),
-                    *(ranged(cells(results, label, d), "pretrain") for d in ("imagenet1k", "coco", "jft300m", "align")),
+                    *(ranged(cells(results, label, d), "pretrain") for d in ("imagenet1k", "coco", "jft", "align")),
                     f"{one['hours']:.1f}",
                 ]
             )
