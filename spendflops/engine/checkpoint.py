@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from spendflops.engine.sharding import Mesh
 
 DIGEST = "sha256"
 """The file beside the arrays that says what they were: the storage library reads a flipped bit without complaint."""
+
+
+def _not_of_the_library(record: LogRecord) -> bool:
+    """Drops the tracebacks that the storage library's threads print of errors that it raises as well."""
+    return Path(ocp.__file__).parent not in Path(record.pathname).parents
 
 
 class Checkpoints:
@@ -42,6 +48,7 @@ class Checkpoints:
             create=True,
         )
         logging.set_verbosity(logging.ERROR)
+        logging.get_absl_logger().addFilter(_not_of_the_library)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
         try:

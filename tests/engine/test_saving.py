@@ -7,7 +7,9 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from absl import logging
 
 from spendflops.accounts.ledger import Ledger
 from spendflops.contracts.errors import DataError
@@ -99,3 +101,10 @@ def test_a_disk_that_does_not_take_it_is_told_at_the_next_step(tmp_path, program
     saves.close()
     assert ledger.steps("mae") == 0
     checkpoints.close()
+
+
+def test_tracebacks_of_the_storage_librarys_threads_are_not_printed(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path)):
+        logger = logging.get_absl_logger()
+        said = {path: logger.makeRecord("absl", 40, path, 1, "full", (), None) for path in (ocp.__file__, __file__)}
+        assert [bool(logger.filter(record)) for record in said.values()] == [False, True]
