@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from absl import flags
 
@@ -46,10 +48,17 @@ def run() -> None:
     """The console script."""
     if sys.argv[1:2] in (["study"], ["train"]):
         _start_with_huge_pages()
+        signal.signal(signal.SIGTERM, _leave)
     code = main(sys.argv[1:])
     if "spendflops.engine.hosts" in sys.modules:
         sys.modules["spendflops.engine.hosts"].leave(code)
     sys.exit(code)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ends a process that is told to while no run listens: before the first, between two, after the last."""
+    print("spendflops: stopped while nothing was running\n  fix: the same command goes on", file=sys.stderr)
+    raise SystemExit(errors.Preempted.exit_code)
 
 
 def _start_with_huge_pages() -> None:

@@ -88,6 +88,13 @@ def keep(known: flags.FlagValues, loaded: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(folder, error) from error
+    before = folder / "config.gin"
+    if before.exists() and before.read_text(encoding="utf-8") != loaded.given:
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        kept = logs / f"config-{len(list(logs.glob('config-*.gin'))) + 1}.gin"
+        write_atomically(kept, before.read_text(encoding="utf-8"))
+        print(f"{folder} held another study, now {kept}: rows that both have are not run again, the others stay there")
     for name, text in (("config.gin", loaded.given), ("operative.gin", loaded.operative)):
         write_atomically(folder / name, text)
     return folder

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from logging import LogRecord
 from pathlib import Path
@@ -95,16 +98,24 @@ class Checkpoints:
 
     def _write(self, step: int, state: Any) -> None:
         try:
+            self._look_for_room(state)
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self._manager.wait_until_finished()
             if hosts.first():
                 write_atomically(self.folder / str(step) / DIGEST, _digest(self.folder / str(step)))
         except (OSError, ValueError) as error:
-            # The storage library reports a full disk as a ValueError.
-            if isinstance(error, OSError) or "No space left" in str(error) or "Disk quota" in str(error):
-                problem = error if isinstance(error, OSError) else OSError(28, "No space left on device")
+            # The storage library reports what the system refused as a ValueError.
+            told = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, OSError) or told:
+                problem = error if isinstance(error, OSError) else OSError(int(told[1]), os.strerror(int(told[1])))
                 raise storage_error(self.folder / str(step), problem) from error
             raise
+
+    def _look_for_room(self, state: Any) -> None:
+        """Refuses at once what cannot succeed: the library's threads would each print what they ran into."""
+        size = sum(x.nbytes for x in jax.tree.leaves(state))
+        if shutil.disk_usage(self.folder).free < size // 2:  # compressed, weights lose a few percent
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def steps(self) -> list[int]:
         """Steps at which there is a checkpoint, ascending."""
@@ -118,15 +129,25 @@ class Checkpoints:
             like: Shapes, dtypes and shardings of the state.
 
         Raises:
-            errors.DataError: There are checkpoints, but none can be read.
+            errors.DataError: There are checkpoints, but none can be read; or the newest is what was written, and could
+                not be read now, since the disk was away: nothing is removed.
         """
         problems = []
         for step in reversed(self.steps()):
+            whole = False
             try:
-                self._check(step)
+                whole = self._check(step)
                 return step, self._manager.restore(step, args=ocp.args.StandardRestore(like))
             except Exception as error:
-                problems.append(f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+                told = f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise
+                if whole or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+                    raise errors.DataError(
+                        f"the newest checkpoint in {self.folder} could not be read", why=told,
+                        fix="the same command tries again; nothing was removed",
+                    ) from error  # fmt: skip
+                problems.append(told)
                 logging.error("checkpoint %s of %s cannot be read: %s", step, self.folder, problems[-1])
         if problems:
             raise errors.DataError(
@@ -159,12 +180,14 @@ class Checkpoints:
         like = jax.tree.map(lambda x: Mesh().struct(x.shape, x.dtype), shapes)
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
-    def _check(self, step: int) -> None:
+    def _check(self, step: int) -> bool:
+        """Whether its content is known to be what was written; an error if it is known not to be."""
         digest = self.folder / str(step) / DIGEST
         # A process that was killed before it wrote the digest had written the checkpoint.
         damaged = hosts.first() and digest.exists() and digest.read_text() != _digest(digest.parent)
         if hosts.agree(damaged):
             raise errors.DataError(f"{digest.parent} is damaged", why="its content has another digest")
+        return hosts.agree(hosts.first() and digest.exists())
 
     def discard_after(self, step: int) -> None:
         """Removes checkpoints newer than ``step``: broken ones that a restore passed over."""

@@ -6,14 +6,20 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from spendflops.contracts import errors
 from spendflops.engine import hosts
 
 
 class StopRequest:
-    """SIGTERM and SIGINT ask the loop to save and leave; a second SIGINT ends at once."""
+    """SIGTERM and SIGINT ask the loop to save and leave; a second SIGINT ends at once.
+
+    One that listens inside another, as a run inside a study, takes over what the other has noted, and leaves it what it
+    has noted itself: a signal that comes when the last step of a run is done ends the study before the next run.
+    """
+
+    _listening: ClassVar[list[StopRequest]] = []
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -30,12 +36,19 @@ class StopRequest:
                 raise KeyboardInterrupt
             self.signal = number
 
+        outer = self._listening[-1:]
+        for other in outer:
+            self.signal = self.signal or other.signal
         before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._listening.append(self)
         try:
             yield self
         finally:
+            self._listening.pop()
             for number, handler in before.items():
                 signal.signal(number, handler)
+            for other in outer:
+                other.signal = other.signal or self.signal
 
     def after(self, stage: str, done: int) -> bool:
         """Whether to stop after ``done`` steps of a stage: at the same one on all hosts."""

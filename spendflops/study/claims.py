@@ -96,12 +96,12 @@ class Claims:
         Raises:
             errors.DataError: The folder cannot be written.
         """
-        last = self.holder(name)
-        if last is not None and not last.released and not self._abandoned(name, last):
-            return None
-        number = 1 if last is None else last.number + 1
-        path = self.folder / name / str(number)
+        path = self.folder / name
         try:
+            last = self.holder(name)
+            if last is not None and not last.released and not self._abandoned(name, last):
+                return None
+            path = path / str(1 if last is None else last.number + 1)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
@@ -145,12 +145,14 @@ class Claim:
 
     def _run(self) -> None:
         while not self._stop.wait(self._every):
-            if max(_numbers(self.path.parent), default=0) > int(self.path.name):
-                self.lost = True
-                return self._lost()
-            # A disk that is full is the run's to report; a claim without beats is another's in the end.
+            # A disk that is full, or away for a moment, is the run's to report; a claim without beats is another's in
+            # the end, and this thread is what notices it.
             with contextlib.suppress(Exception):
-                self.beat()
+                self.lost = max(_numbers(self.path.parent), default=0) > int(self.path.name)
+                if not self.lost:
+                    self.beat()
+            if self.lost:
+                return self._lost()
         return None
 
     def release(self) -> None:

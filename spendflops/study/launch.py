@@ -116,6 +116,9 @@ class Launch:
         with StopRequest().listening() as stop:
             while True:
                 done |= self._stopped(agenda, done)
+                for run_id in [name for name, row in done.items() if not row.ok and not row.stopped]:
+                    if failures.read(self.folder / ROWS / run_id) is None:  # `study retry` let it run again
+                        del done[run_id]
                 rows = agenda.rows(done)
                 ready, waiting = agenda.left(done)
                 if not ready and not waiting:

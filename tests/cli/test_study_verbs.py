@@ -79,7 +79,17 @@ def test_a_worker_runs_the_study_that_is_kept_in_the_folder(noted, tmp_path, cap
     # A worker reads what it keeps: the same study again.
     given = next(flag for flag in job.command if flag.startswith("--gin_file="))
     assert main(["study", "launch", given, "--workdir", str(tmp_path), "--launcher", noted]) == 0
-    assert (tmp_path / "operative.gin").read_text() == text
+    assert (tmp_path / "operative.gin").read_text() == text and not (tmp_path / "logs").exists()
+
+
+def test_the_configuration_of_an_earlier_study_in_the_folder_is_kept_and_named(noted, tmp_path, capsys):
+    launched = ["study", "launch", *SMOKE, "--workdir", str(tmp_path), "--launcher", noted, "--yes"]
+    assert main(launched) == main(launched) == 0 and not (tmp_path / "logs").exists()
+    first = (tmp_path / "config.gin").read_text()
+    capsys.readouterr()
+    assert main([*launched, "--gin", "Study.seeds = (7,)"]) == 0
+    assert (tmp_path / "logs" / "config-1.gin").read_text() == first != (tmp_path / "config.gin").read_text()
+    assert "held another study, now" in capsys.readouterr().out
 
 
 def test_options_of_a_launcher_are_typed(noted):

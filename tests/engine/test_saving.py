@@ -1,6 +1,7 @@
 """Checkpoints beside the training: what is saved is the state as it was, and no row is written before it is whole."""
 
 import contextlib
+import errno
 import threading
 import types
 
@@ -13,7 +14,7 @@ from absl import logging
 
 from spendflops.accounts.ledger import Ledger
 from spendflops.contracts.errors import DataError
-from spendflops.engine import accounting
+from spendflops.engine import accounting, checkpoint
 from spendflops.engine.checkpoint import Checkpoints, abstract
 from spendflops.engine.rundir import Progress
 from spendflops.engine.saving import Saving
@@ -36,6 +37,16 @@ class Full(Checkpoints):
 
     def _write(self, step, state):
         raise DataError("no space")
+
+
+class Raises:
+    """Raises an error, whatever it is called with."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, *args, **options):
+        raise self.error
 
 
 @pytest.fixture
@@ -108,3 +119,35 @@ def test_tracebacks_of_the_storage_librarys_threads_are_not_printed(tmp_path):
         logger = logging.get_absl_logger()
         said = {path: logger.makeRecord("absl", 40, path, 1, "full", (), None) for path in (ocp.__file__, __file__)}
         assert [bool(logger.filter(record)) for record in said.values()] == [False, True]
+
+
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_passed_over(tmp_path, monkeypatch):
+    state = {"x": jnp.arange(4.0)}
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state)
+        real = checkpoints._manager.restore
+        for error in (OSError(errno.ESTALE, "stale file handle"), ValueError("os_error_code='116'")):
+            monkeypatch.setattr(checkpoints._manager, "restore", Raises(error))
+            with pytest.raises(DataError, match=r"the newest checkpoint .* could not be read"):
+                checkpoints.restore(abstract(state))
+        monkeypatch.setattr(checkpoints._manager, "restore", Raises(RuntimeError("RESOURCE_EXHAUSTED: out of memory")))
+        with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
+            checkpoints.restore(abstract(state))
+        monkeypatch.setattr(checkpoints._manager, "restore", real)
+        (next(p for p in (tmp_path / "2").rglob("*") if p.is_file() and p.name != "sha256")).write_bytes(b"damaged")
+        assert checkpoints.restore(abstract(state))[0] == 1
+
+
+def test_what_the_system_refused_is_an_error_of_the_data(tmp_path, monkeypatch):
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        told = ValueError("OUT_OF_RANGE: Error writing [os_error_code='27'] [source locations=...]")
+        monkeypatch.setattr(checkpoints._manager, "save", Raises(told))
+        with pytest.raises(DataError, match="File too large"):
+            checkpoints.save(1, {"x": jnp.zeros(3)})
+        monkeypatch.setattr(checkpoints._manager, "save", Raises(ValueError("another")))
+        with pytest.raises(ValueError, match="another"):
+            checkpoints.save(1, {"x": jnp.zeros(3)})
+        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=5))
+        with pytest.raises(DataError, match="No space left on device"):
+            checkpoints.save(1, {"x": jnp.zeros(3)})

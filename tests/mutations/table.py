@@ -565,7 +565,7 @@ MUTATIONS = (
     Mutation(
         "a curve that is no law is extrapolated",
         "spendflops/study/recommend/offers.py",
-        "return bool(chance > NO_LAW)",
+        "return bool(chance > level)",
         "return True",
         "tests/study/test_recommend.py::test_where_one_curve_is_no_law_none_is_extrapolated",
     ),
@@ -618,6 +618,27 @@ MUTATIONS = (
         "if not np.isfinite(total):",
         "if False:",
         "tests/plugins/test_reconstruction.py::test_nothing_to_predict_and_no_numbers_are_refused",
+    ),
+    Mutation(
+        "many curves are refused by chance",
+        "spendflops/study/recommend/offers.py",
+        "level = NO_LAW / max(len(members), 1)",
+        "level = NO_LAW",
+        "tests/study/test_recommend.py::test_many_true_laws_are_seldom_taken_for_none",
+    ),
+    Mutation(
+        "a signal at the end of a run is lost to its study",
+        "spendflops/engine/stopping.py",
+        "other.signal = other.signal or self.signal",
+        "pass",
+        "tests/engine/test_stopping.py::test_a_signal_at_the_end_of_a_run_ends_the_study_too",
+    ),
+    Mutation(
+        "a checkpoint that cannot be read for a moment is passed over",
+        "spendflops/engine/checkpoint.py",
+        "if whole or (isinstance(error, OSError)",
+        "if False and (isinstance(error, OSError)",
+        "tests/engine/test_saving.py::test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_passed_over",
     ),
     Mutation(
         "lengths far apart say where curves cross",

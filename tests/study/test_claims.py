@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -169,3 +170,21 @@ def test_beats_go_on_while_the_worker_is_busy(tmp_path):
         while worker(tmp_path).holder("row").beats < before + 3:
             assert time.monotonic() < end
             time.sleep(0.01)
+
+
+def test_a_disk_that_is_away_for_a_moment_does_not_end_the_beats(tmp_path, monkeypatch):
+    away, told = threading.Event(), threading.Event()
+    numbers = claiming._numbers
+
+    def flickering(folder):
+        if threading.current_thread().name == "claim row" and not away.is_set():
+            away.set()
+            raise OSError(errno.ESTALE, "stale file handle")
+        return numbers(folder)
+
+    monkeypatch.setattr(claiming, "_numbers", flickering)
+    first = worker(tmp_path, every=0.02).take("row", lost=told.set)
+    assert away.wait(10)
+    (tmp_path / "claims" / "row" / "2").write_text("")
+    assert told.wait(10) and first.lost
+    first.release()

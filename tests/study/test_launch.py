@@ -21,6 +21,7 @@ from spendflops.engine.feature_cache import FeatureCache
 from spendflops.engine.load import load
 from spendflops.engine.optim import adamw
 from spendflops.engine.recipe import Probe
+from spendflops.study import failures
 from spendflops.study import launch as launching
 from spendflops.study.grid import Study
 from spendflops.study.launch import Launch
@@ -200,6 +201,23 @@ def test_failed_rows_are_kept_and_run_again_on_request_only(tmp_path, monkeypatc
     monkeypatch.setattr(launching, "run_recipe", real)
     report, _ = run(wild, tmp_path, retry=True)
     assert report.rows[0].status == "ok" and not (calls[0] / "failed.json").exists()
+
+
+def test_a_worker_that_is_there_takes_up_what_may_run_again(tmp_path, monkeypatch):
+    wanted = study(finetune=None, scratch=None, transfer_evaluations=(), random=None)
+    two = dataclasses.replace(wanted, methods={"mae": (stage("mae"),)}, budgets=("1e7",), seeds=(0, 1))
+    real, calls = launching.run_recipe, []
+
+    def once_failing(recipe, folder, **options):
+        calls.append(recipe.seed)
+        if len(calls) == 1:
+            raise DivergedError("stage 'mae' diverged at step 3", fix="a lower learning rate")
+        failures.clear(tmp_path / "rows", reason="tried again")
+        return real(recipe, folder, **options)
+
+    monkeypatch.setattr(launching, "run_recipe", once_failing)
+    report, _ = run(two, tmp_path)
+    assert calls == [0, 1, 0] and [row.status for row in report.rows] == ["ok", "ok"]
 
 
 def test_what_a_failed_run_computed_has_a_footprint(tmp_path, monkeypatch):

@@ -12,7 +12,9 @@ from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.study.frontier.table import parse
 from spendflops.study.recommend import flops_of, recommend, to_json, to_text
 from spendflops.study.recommend.next_run import _gain
+from spendflops.study.recommend.offers import field
 from spendflops.study.report import write
+from spendflops.testing.coverage import CROSSING, drawn
 from spendflops.testing.simulated import Curve, Simulated
 
 LENGTHS = tuple(int(x * 1e18) for x in (1, 2, 4, 8))
@@ -148,6 +150,14 @@ def test_where_one_curve_is_no_law_none_is_extrapolated():
     alone = recommend(parse("".join(line for line in text.splitlines(True) if not line.startswith("jumps"))), 1.2e19)
     (only,) = alone.candidates
     assert (only.offer.basis, only.offer.factor) == ("curve", 1.5)
+
+
+def test_many_true_laws_are_seldom_taken_for_none():
+    """5 % for all curves of a task together: with 5 % for each, twenty are refused in a fifth of draws."""
+    curve = Curve(limit=46.0, drop=13.5, rate=0.35)
+    study = dataclasses.replace(CROSSING, curves={str(i): curve for i in range(20)})
+    refused = [not field(points).members for points in drawn(study, 40, 0)]
+    assert sum(refused) <= 2
 
 
 def test_errors_turn_the_whole_answer_round(rows):

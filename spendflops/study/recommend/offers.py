@@ -27,7 +27,7 @@ from spendflops.study.report.text import flops, listing
 BEYOND = 2.0
 """How many times beyond its runs a curve is believed, unless somebody says otherwise."""
 NO_LAW = 0.05
-"""A curve is no saturating law where its seeds say so with this probability of being wrong."""
+"""Curves are no saturating laws where the seeds of one say so, with this probability of being wrong for all of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +156,8 @@ def field(points: Sequence[Point], *, noise: float | None = None, beyond: float 
     members = {name: member for name, member in fitted.items() if isinstance(member, Member)}
     notes = {name: member.reason for name, member in fitted.items() if isinstance(member, NotEnough)}
     if not isinstance(seeds, NotEnough):
-        lawless = [name for name, member in members.items() if not _is_law(lines[name], member, seeds.typical)]
+        level = NO_LAW / max(len(members), 1)  # of any of the curves (Bonferroni)
+        lawless = [n for n, member in members.items() if not _is_law(lines[n], member, seeds.typical, level=level)]
         if lawless:
             notes |= dict.fromkeys(members, f"{listing(lawless)}, of the same task, is no saturating power law")
             notes |= dict.fromkeys(lawless, "its seeds say that it is no saturating power law")
@@ -180,7 +181,7 @@ def _runs(curve: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _is_law(curve: Sequence[Point], member: Member, noise: Noise) -> bool:
+def _is_law(curve: Sequence[Point], member: Member, noise: Noise, *, level: float) -> bool:
     """An F test of the means of a curve's points against its best law: is what is left more than the noise of seeds?"""
     if not noise.sd:
         return True
@@ -191,4 +192,4 @@ def _is_law(curve: Sequence[Point], member: Member, noise: Noise) -> bool:
     )
     ratio = float(np.min(left)) / df / noise.sd**2
     chance = special.chdtrc(df, df * ratio) if math.isinf(noise.df) else special.fdtrc(df, noise.df, ratio)
-    return bool(chance > NO_LAW)
+    return bool(chance > level)
