@@ -49,10 +49,21 @@ def run() -> None:
     if sys.argv[1:2] in (["study"], ["train"]):
         _start_with_huge_pages()
         signal.signal(signal.SIGTERM, _leave)
+    sys.unraisablehook = _beside
     code = main(sys.argv[1:])
     if "spendflops.engine.hosts" in sys.modules:
         sys.modules["spendflops.engine.hosts"].leave(code)
     sys.exit(code)
+
+
+def _beside(said: sys.UnraisableHookArgs) -> None:
+    """Shows an error that cannot be raised where it happened, but for the echoes of one that was.
+
+    Where the disk takes no more, the storage library raises the first error and closes its event loop; each of its
+    threads then has an error that it could not tell its own.
+    """
+    if str(said.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(said)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

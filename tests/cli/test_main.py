@@ -80,6 +80,18 @@ def test_what_nobody_foresaw(error, code, capsys, monkeypatch):
         assert main(["plan", "--traceback"]) == 1 and "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("message, shown", [("Event loop is closed", False), ("odd", True)])
+def test_echoes_of_an_error_that_was_told_are_not_shown(message, shown, monkeypatch, capsys):
+    class Odd:
+        def __del__(self):
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._beside)
+    odd = Odd()
+    del odd
+    assert ("RuntimeError: odd" in capsys.readouterr().err) == shown
+
+
 @pytest.mark.parametrize("arguments", [["plugins", "--json"], ["study", "--help"], []])
 def test_a_closed_pipe_is_no_error(arguments):
     text = f"import sys\nfrom spendflops.cli.main import main\nsys.exit(main({arguments}))"
