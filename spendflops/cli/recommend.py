@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from spendflops.contracts import errors
+
+if TYPE_CHECKING:
+    from spendflops.study.points import Row
 
 
 def define(known: flags.FlagValues) -> None:
@@ -43,8 +47,9 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     from spendflops.study import recommend
 
     budget = recommend.flops_of(known.budget)
+    rows, notes = _rows(known)
     found = recommend.recommend(
-        _rows(known),
+        rows,
         budget,
         task=known.task,
         cost=known.cost,
@@ -52,6 +57,7 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
         equal_tuning=known.equal_tuning,
         noise=known.noise,
         beyond=known.beyond,
+        notes=notes,
     )
     if known.json:
         converted = None if budget.converted is None else budget.converted.to_json()
@@ -63,8 +69,8 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
     return 0
 
 
-def _rows(known: flags.FlagValues):
-    """The runs that answer."""
+def _rows(known: flags.FlagValues) -> tuple[Sequence[Row], Sequence[str]]:
+    """The runs that answer, and what has to be known of them."""
     given = [name for name in ("study", "csv", "reference") if known[name].value]
     if len(given) != 1:
         raise errors.ConfigError(
@@ -78,17 +84,18 @@ def _rows(known: flags.FlagValues):
         from spendflops.study.frontier import table
 
         columns = dict(_column(text) for text in known.column)
-        return table.read(known.csv, columns)
+        read = table.read(known.csv, columns)
+        return read.rows, read.notes
     if known.reference:
         from spendflops.study.recommend import references
 
-        return references.rows(known.reference)
+        return references.rows(known.reference), ()
     path = Path(known.study) / "report.json"
     if not path.exists():
         raise errors.DataError(f"there is no {path}", fix="run the study first")
     from spendflops.study.points import Report
 
-    return Report.from_json(json.loads(path.read_text(encoding="utf-8"))).rows
+    return Report.from_json(json.loads(path.read_text(encoding="utf-8"))).rows, ()
 
 
 def _column(text: str) -> tuple[str, str]:

@@ -61,6 +61,15 @@ def test_what_a_machine_pays_for_is_printed(ask):
     assert out.startswith("1h@8xH100@10% is 2.85e+18 FLOPs")
 
 
+def test_columns_that_are_not_read_are_told(ask):
+    text = "Method,FLOPs,Seed,Score,lr,batch\nmae,1e18,0,41,1,2\nsimclr,1e18,0,39,1,2\n"
+    code, out, _ = ask(table=text)
+    assert code == 0 and out.count("columns not read: lr, batch") == 1
+    assert json.loads(ask("--json", table=text)[1])["notes"][0] == "columns not read: lr, batch"
+    code, out, err = ask(table=text.replace("lr", "lower_is_better"))
+    assert (code, out) == (3, "") and "'lower_is_better' is not read" in err and "'higher_is_better'" in err
+
+
 def test_the_reference(ask):
     code, out, _ = ask("--reference", "where_flops", "--task", "coco_map", budget="6e19")
     assert code == 0 and "Spend it on MAE on ViT-B/16 with ImageNet-1K" in out

@@ -4,7 +4,7 @@ import pytest
 
 from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.study import frontier
-from spendflops.study.frontier.table import parse, read
+from spendflops.study.frontier.table import parse, read, table
 from spendflops.study.points import axes, csv_text
 
 GOOD = """method,model,data,flops,seed,score,unit,note
@@ -115,6 +115,36 @@ def test_columns_that_are_not_flops_need_a_factor(name):
     assert parse(text, {"flops": f"{name}*1e9"})[0].flops["pretrain"] == 5 * 10**9
 
 
+def test_names_are_known_in_any_case():
+    found = table("Method,FLOPs,Seed,Score,Higher is better\nmae,1e18,3,41,false\n")
+    (row,) = found.rows
+    assert (row.label, row.flops["pretrain"], row.seed, row.scores[0].value) == ("mae", 10**18, 3, 41)
+    assert not row.scores[0].higher_is_better and found.notes == ()
+    with pytest.raises(DataError, match="two columns for 'score': 'Score' and 'score'"):
+        parse("method,flops,Score,score\na,1,1,2\n")
+    assert parse("method,flops,Score,score\na,1,1,2\n", {"score": "Score"})[0].scores[0].value == 1
+
+
+@pytest.mark.parametrize(
+    "slip, meant", [("seeds", "seed"), ("Metrics", "metric"), ("uint", "unit"), ("protocoll", "protocol")]
+)
+def test_columns_that_are_nearly_ours_are_refused(slip, meant):
+    with pytest.raises(DataError, match=rf"{slip}' is not read: is it '{meant}'.*\n.*\n.*rename it to '{meant}'"):
+        parse(f"method,flops,score,{slip}\na,1,1,1\n")
+
+
+@pytest.mark.parametrize("column", ["lower_is_better", "Lower is better", "minimize"])
+def test_the_other_direction_is_refused(column):
+    with pytest.raises(DataError, match=rf"{column}' is not read.*\n.*\n.*rename it to 'higher_is_better', with false"):
+        parse(f"method,flops,score,{column}\na,1,1,true\n")
+
+
+def test_columns_that_are_not_ours_are_told():
+    found = table("method,flops,score,lr,source,date,scores\na,1,1,0.1,x,y,z\n")
+    assert found.unread == ("lr", "source", "date", "scores")  # score is there: scores is no slip of it
+    assert found.notes == ("columns not read: lr, source, date, scores",)
+
+
 def test_wrong_mappings():
     text = "method,flops,score\na,1,1\n"
     with pytest.raises(ConfigError, match=r"'flop' is no column of ours .did you mean 'flops'"):
@@ -177,4 +207,4 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     with pytest.raises(DataError, match="cannot read"):
         read(path)
     path.write_text("\ufeffmethod,flops,score\na,1,1\n", encoding="utf-8")  # as a spreadsheet saves it
-    assert read(path)[0].label == "a"
+    assert read(path).rows[0].label == "a"

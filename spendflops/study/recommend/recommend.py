@@ -68,6 +68,7 @@ def recommend(
     equal_tuning: bool = False,
     noise: float | None = None,
     beyond: float = BEYOND,
+    notes: Sequence[str] = (),
 ) -> Recommendation:
     """The answer for a budget.
 
@@ -81,6 +82,7 @@ def recommend(
         equal_tuning: Compare methods as if all had tried as many settings as the one that tried fewest.
         noise: The standard deviation of a run over seeds, where it was not measured.
         beyond: How many times beyond its runs a curve is believed, 1 or more.
+        notes: What has to be known of where the rows come from; they stand first in the answer's.
 
     Raises:
         ConfigError: An unknown task, method, model or data set; several protocols for one task; a budget that is no
@@ -93,9 +95,10 @@ def recommend(
     flops = float(budget.amount) if isinstance(budget, Budget) else float(budget)
     kept = question.only(rows, wanted or {})
     axis = question.axis_of(kept, task)
-    notes, reason = [], ""
+    told, reason = list(notes), ""
     if equal_tuning:
-        kept, notes, reason = question.tuned_equally(kept, axis)
+        kept, tuned, reason = question.tuned_equally(kept, axis)
+        told += tuned
     pairs = select(kept, axis)
     vary = varying(row for row, _ in pairs)
     items = points(pairs, cost=cost, vary=vary)
@@ -109,7 +112,7 @@ def recommend(
     )
     failed = [row for row in kept if not row.ok]
     if failed:
-        notes.append(f"{len(failed)} run{'s' if len(failed) != 1 else ''} failed and {_are(failed)} on no curve")
+        told.append(f"{len(failed)} run{'s' if len(failed) != 1 else ''} failed and {_are(failed)} on no curve")
     placed = [p for p in items if p.flops > 0]
     floor = {p.name: p.estimate.value for p in items if p.floor}
     basics: dict[str, Any] = {
@@ -122,9 +125,9 @@ def recommend(
         "level": LEVEL,
     }
     if not placed:
-        return _without(basics, "no run has a known cost", notes)
+        return _without(basics, "no run has a known cost", told)
     known = field(placed, noise=noise, beyond=beyond)
-    return _answer(basics, known, flops, reason, notes)
+    return _answer(basics, known, flops, reason, told)
 
 
 def _answer(basics: dict[str, Any], known: Field, flops: float, reason: str, notes: list[str]) -> Recommendation:
