@@ -18,11 +18,10 @@ GAIN = {"vit 64x4": (0, 4, 8), "vit 128x8": (-4, 4, 12)}
 DATA = {"photos": 0.0, "scenes": 6.0, "captions": 5.9}
 
 
-@pytest.fixture
-def grid(make_row):
+def gridded(make_row, budgets):
     def row(method, size, data, place, seed):
         value = 50 + GAIN[size][place] + DATA[data] + (0.2, -0.2, 0.0)[seed]
-        budget = BUDGETS[place]
+        budget = budgets[place]
         per_image = 10**9 if size == "vit 128x8" else 10**8
         settings = {"objective": f"objectives.{method}"}
         name = f"{method}-{size[-1]}-{data}-{place}-{seed}"
@@ -35,6 +34,11 @@ def grid(make_row):
     rows = [row(m, size, data, place, seed) for m in ("mae", "clip") for size in GAIN for data in DATA
             for place in range(3) for seed in range(3)]  # fmt: skip
     return Report(title="Grid", question="Which?", created="2026-01-02T03:04:05Z", rows=tuple(rows))
+
+
+@pytest.fixture
+def grid(make_row):
+    return gridded(make_row, BUDGETS)
 
 
 @pytest.fixture
@@ -61,7 +65,9 @@ def test_data_sets_are_compared_at_flops_that_all_have(grid):
     assert [cell.text for cell in lines[0]][2:] == ["–", "50.0 % ± 0.2", "56.0 % ± 0.2"]
 
 
-def test_sizes_meet_where_they_were_made_to(analysis):
+def test_sizes_meet_where_they_were_made_to(make_row):
+    grid = gridded(make_row, (2 * 10**12, 4 * 10**12, 8 * 10**12))
+    analysis = frontier.analyse(grid.rows, axes(grid.rows)[0])
     groups = cells.families(analysis)
     assert list(groups) == [f"{m} on {d}" for m in ("clip", "mae") for d in ("captions", "photos", "scenes")]
     small, large = groups["mae on photos"]
@@ -71,10 +77,15 @@ def test_sizes_meet_where_they_were_made_to(analysis):
     assert said[:4] == ["mae on photos", "mae 4, vit 64x4", "mae 8, vit 128x8", "4.00e12"]
     low, _, high = said[4].partition(" to ")
     assert 3e12 < float(low) < 4e12 < float(high) < 5e12
-    assert said[5] == "1.60e13: +4.0, larger ahead"
+    assert said[5] == "8.00e12: +4.0, larger ahead"
     page = Page(cells.sizes([analysis]))
     assert [tag for tag, _ in page.tags].count("svg") == 6
     assert sum(attributes.get("class") == "between" for _, attributes in page.tags) == 6
+
+
+def test_sizes_that_meet_between_lengths_far_apart_have_no_interval(analysis):
+    (line,) = cells._pairs(analysis, "mae on photos", cells.families(analysis)["mae on photos"])
+    assert [cell.text for cell in line[3:5]] == ["4.00e12", "the lengths around it are a factor of 4 apart"]
 
 
 def test_sizes_that_never_meet_say_who_is_ahead(grid):
