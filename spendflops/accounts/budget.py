@@ -25,8 +25,11 @@ _UNITS = {
     "pue": "x the energy of the machine",
     "intensity": "g CO2e/kWh",
 }
-_AMOUNT = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(h|kWh|kg\s*CO2e?)\s*@(.*)")
+_AMOUNT = re.compile(r"\s*([0-9.]+(?:[eE][+-]?[0-9]{1,3})?)\s*(h|kWh|kg\s*CO2e?)\s*@(.*)")
 _SHARE = re.compile(r"(.*)@\s*([0-9.]+)\s*%\s*")
+_BARE = re.compile(r"\s*[0-9.]+(?:[eE][+-]?[0-9]{1,3})?\s*(?:h|hours?|kWh|kg\s*CO2e?)\s*")
+LARGEST = 1e100
+"""A number above it is a slip: all computers together have made some 1e30 FLOPs."""
 PREFIXES = {"": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18, "Z": 21, "Y": 24}
 
 
@@ -125,18 +128,26 @@ def parse(text: str | int | float) -> Budget:
         text = repr(text)
     if "@" in text:
         return _converted(text)
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?:([kMGTPEZY]?)FLOPs?|(steps?)|(epochs?))?\s*", text)
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]{1,3})?)\s*(?:([kMGTPEZY]?)FLOPs?|(steps?)|(epochs?))?\s*", text)
     if not match:
         raise _bad(text)
     number, prefix, steps, epochs = match.groups()
-    try:
-        amount = Fraction(number)
-    except ValueError as error:
-        raise _bad(text) from error
+    amount = _amount(text, number) * 10 ** PREFIXES[prefix or ""]
     unit = "steps" if steps else "epochs" if epochs else "flops"
     if unit == "steps" and amount.denominator != 1:
-        raise _bad(text)
-    return Budget(amount=amount * 10 ** PREFIXES[prefix or ""], unit=unit)
+        raise _bad(text, why="a step is made or not")
+    return Budget(amount=amount, unit=unit)
+
+
+def _amount(text: str, number: str) -> Fraction:
+    """An exact amount, looked at before its power of ten is written out."""
+    try:
+        size = float(number)
+    except ValueError as error:
+        raise _bad(text) from error
+    if size > LARGEST:
+        raise _bad(text, why=f"it is more than {LARGEST:.0e}")
+    return Fraction(number)
 
 
 def _converted(text: str) -> Budget:
@@ -144,10 +155,7 @@ def _converted(text: str) -> Budget:
     match = _AMOUNT.fullmatch(text)
     if match is None:
         raise _bad(text)
-    try:
-        amount = Fraction(match[1])
-    except ValueError as error:
-        raise _bad(text) from error
+    amount = _amount(text, match[1])
     unit, rest, used = match[2].replace(" ", ""), match[3], utilisation.ASSUMED
     share = _SHARE.fullmatch(rest)
     if share is not None:
@@ -202,9 +210,14 @@ def _exact(figure: Figure) -> Fraction:
     return Fraction(repr(figure.value))
 
 
-def _bad(text: object) -> errors.ConfigError:
+def _bad(text: object, why: str = "") -> errors.ConfigError:
+    if re.search(r"FLOPS\b|FLOPs?/s", str(text)):
+        why = "FLOPS and FLOP/s are speeds, FLOPs an amount"
+    elif re.fullmatch(_BARE, str(text)):
+        why = "what it buys depends on the machine: name it"
     return errors.ConfigError(
         f"{text!r} is not a budget",
+        why=why,
         fix="FLOPs as '3e18' or '3 EFLOP' (k M G T P E Z Y), or '250000 steps', or '100 epochs', or '2h@1xH200', "
         "'5 kWh@8xH100@35%', '5kgCO2@8xA100@europe-west4'",
     )

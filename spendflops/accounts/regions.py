@@ -86,6 +86,6 @@ def named(name: str) -> Region:
         raise errors.ConfigError(
             f"unknown region {name!r}{errors.suggest(name, list(regions()))}",
             why="no carbon intensity of it is known here",
-            fix="a region of gcp, aws or azure, or BE, DE, DK, FR, US, world",
+            fix=f"one of {', '.join(regions())}",
         )
     return regions()[known[name.lower()]]

@@ -92,7 +92,11 @@ def _rows(known: flags.FlagValues) -> tuple[Sequence[Row], Sequence[str]]:
         return references.rows(known.reference), ()
     path = Path(known.study) / "report.json"
     if not path.exists():
-        raise errors.DataError(f"there is no {path}", fix="run the study first")
+        raise errors.DataError(
+            f"{known.study} is no folder of a study that has ended",
+            why=f"there is no {path}",
+            fix="run the study, or write its report from what has ended: spendflops study report",
+        )
     from spendflops.study.points import Report
 
     return Report.from_json(json.loads(path.read_text(encoding="utf-8"))).rows, ()

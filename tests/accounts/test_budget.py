@@ -108,6 +108,29 @@ def test_nonsense_is_refused_with_the_forms_that_work(text):
         budget.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("1e18 FLOPS", "FLOPs an amount"),
+        ("1e15 FLOP/s", "FLOPs an amount"),
+        ("2h", "depends on the machine"),
+        ("5 kgCO2", "depends on the machine"),
+        ("0.1 steps", "a step is made or not"),
+        ("1e400", r"more than 1e\+100"),
+        ("1e400h@1xH200", r"more than 1e\+100"),
+    ],
+)
+def test_what_is_nearly_a_budget_is_told_what_is_missing(text, why):
+    with pytest.raises(ConfigError, match=f"is not a budget\n  why: .*{why}"):
+        budget.parse(text)
+
+
+@pytest.mark.parametrize("text", ["1e999999999", "1e-999999999", "1e999999999h@1xH200"])
+def test_a_power_of_ten_without_end_is_refused_before_it_is_computed(text):
+    with pytest.raises(ConfigError, match="is not a budget"):
+        budget.parse(text)
+
+
 def test_shares_add_up():
     whole = budget.parse("1e12")
     assert whole.part(0.25).amount + whole.part(0.75).amount == whole.amount

@@ -72,6 +72,10 @@ WRONG = {
     "3e18,inf": "line 2: score is inf",
     "3e18,good": "line 2: score is 'good', not a number",
     "3e18,": "line 2: no score",
+    "3e18,41%": "score is '41%', not a number: leave out the %, and say it in a column 'unit'",
+    '3e18,"1,024"': "leave out what separates thousands",
+    '"1,000,000",1': "leave out what separates thousands",
+    '3e18,"41,5"': "write a point for the comma",
     "3e18": "line 2: 2 cells under 3 columns",
     "3e18,1,2": "line 2: 4 cells under 3 columns",
 }
@@ -105,6 +109,19 @@ def test_missing_columns_ask_for_a_mapping(gone):
     header = [f"my {name}" if name == gone else name for name in ("method", "flops", "score")]
     with pytest.raises(DataError, match=rf"no column '{gone}'.*\n.*my {gone}.*\n.*--column {gone}=NAME"):
         parse(",".join(header) + "\n1,2,3\n")
+
+
+def test_all_missing_columns_are_named_at_once():
+    with pytest.raises(
+        DataError, match=r"no columns 'flops', 'score'.*\n.*\n.*--column flops=NAME --column score=NAME"
+    ):
+        parse("method,compute\na,1\n")
+
+
+@pytest.mark.parametrize(("mark", "shown"), [(";", "';'"), ("\t", r"'\\t'")])
+def test_cells_with_other_marks_between_are_told(mark, shown):
+    with pytest.raises(DataError, match=rf"has one column\n  why: its cells are separated by {shown}\n.*with commas"):
+        parse(f"method{mark}flops{mark}score\na{mark}1{mark}2\n")
 
 
 @pytest.mark.parametrize("name", ["GFLOPs", "train_pflops", "gmacs", "MACs", "total TFLOP", "petaflops"])
@@ -176,7 +193,11 @@ def test_fractions_among_percentages_are_refused():
     with pytest.raises(DataError, match="fractions in line 3 and like percentages in lines 2, 4"):
         parse("method,flops,score\na,1,41\nb,1,0.42\nc,1,43\n")
     assert len(parse("method,flops,score\na,1,0.9\nb,1,1.7\n")) == 2  # a loss
-    assert len(parse("method,flops,score,unit\na,1,41,%\nb,1,0.42,%\nc,1,43,%\n")) == 3  # they say what they are
+    said = table("method,flops,score,unit\na,1,41,%\nb,1,0.42,%\nc,1,43,%\n")  # they say what they are
+    assert len(said.rows) == 3 and len(said.notes) == 1
+    assert said.notes[0].startswith("line 3 is read as at most 1 %, less than a tenth of the best")
+    fine = "method,flops,score,unit,kind\na,1,4,%,\nb,1,0.42,%,\nc,1,0.1,%,baseline\n"
+    assert table(fine).notes == ()  # all are small, and a baseline may be
 
 
 def test_one_run_twice_is_refused():
@@ -186,6 +207,23 @@ def test_one_run_twice_is_refused():
     assert len(parse("method,flops,score,task\na,1e18,1,x\na,1e18,2,y\n")) == 2  # two tasks of one run
     with pytest.raises(DataError, match="correct its seed"):
         parse("method,flops,score,seed\na,1,1,0\na,1,2,0\n")
+    with pytest.raises(DataError, match=r"lines 2, 3 are the same run.*\n.*\n.*delete one of the two"):
+        parse("method,flops,score\na,1,1\na,1,1\n")
+
+
+@pytest.mark.parametrize("called", ["loss", "Top-1 error", "val_loss", "FID", "RMSE", "perplexity"])
+def test_scores_that_are_called_as_if_less_were_better_have_to_say_it(called):
+    with pytest.raises(DataError, match=rf"is less of '{called}' better .lines 2, 3.*\n.*\n.*'higher_is_better'"):
+        parse(f"method,flops,score,metric\na,1,1,{called}\nb,1,2,{called}\n")
+    with pytest.raises(DataError, match="is less of"):
+        parse(f"method,flops,{called}\na,1,1\n", {"score": called})
+    (row,) = parse(f"method,flops,score,metric,higher_is_better\na,1,1,{called},false\n")
+    assert not row.scores[0].higher_is_better
+
+
+@pytest.mark.parametrize("called", ["accuracy", "lossless", "terror_ap", "miou"])
+def test_other_scores_have_not(called):
+    assert parse(f"method,flops,score,metric\na,1,1,{called}\n")[0].scores[0].higher_is_better
 
 
 def test_two_protocols_are_two_axes():

@@ -164,6 +164,16 @@ def test_svg_has_title_description_and_one_marker_a_series(page, study):
     assert all(len(found) == 1 for found in shapes.values()) and shapes["k0"] != shapes["k1"]
 
 
+def test_the_answer_says_that_behind_rests_on_single_seeds(make_row):
+    def said(seeds, low=20.0):
+        rows = [make_row(m, 100, v + s, seed=s) for m, v in (("a", 60.0), ("b", low)) for s in range(seeds)]
+        return text.headline(frontier.analyse(rows, axes(rows)[0]))
+
+    assert "b (20.0 %) is behind. This rests on single seeds" in said(1)
+    assert said(3).endswith("b (21.0 %) is behind.")
+    assert said(1, low=59.5).endswith("b (59.5 %) is not distinguishable from it.")  # nothing is called behind
+
+
 def test_a_chart_of_two_protocols_is_refused(study):
     one, two = (frontier.analyse(study.rows, axis) for axis in axes(study.rows))
     mixed = dataclasses.replace(one, points=(*one.points, *two.points))

@@ -14,10 +14,21 @@ def number(cell: str, what: str, *, positive: bool = False) -> float:
     try:
         value = float(cell)
     except ValueError:
-        raise ValueError(f"{what} is {cell!r}, not a number") from None
+        raise ValueError(f"{what} is {cell!r}, not a number{_written(cell)}") from None
     if not math.isfinite(value) or (positive and value <= 0):
         raise ValueError(f"{what} is {cell}")
     return value
+
+
+def _written(cell: str) -> str:
+    """How a cell that looks like a number is to be written."""
+    if re.fullmatch(r"[-+\d.,\s]+%", cell):
+        return ": leave out the %, and say it in a column 'unit'"
+    if re.fullmatch(r"[-+]?\d{1,3}([ ,_'\N{NARROW NO-BREAK SPACE}]\d{3})+(\.\d*)?", cell):
+        return ": leave out what separates thousands"
+    if re.fullmatch(r"[-+]?\d+,\d+", cell):
+        return ": write a point for the comma"
+    return ""
 
 
 def integer(cell: str | None, what: str) -> int:
@@ -39,7 +50,7 @@ def flops_of(cell: str) -> tuple[int, bool]:
     except ConfigError:
         parsed = None
     if parsed is None or parsed.unit != "flops":
-        raise ValueError(f"flops are {cell!r}, not a number such as 3e18 or 3 EFLOP")
+        raise ValueError(f"flops are {cell!r}, not a number such as 3e18 or 3 EFLOP{_written(cell)}")
     return int(parsed.amount), "FLOP" in cell
 
 

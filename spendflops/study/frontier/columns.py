@@ -105,13 +105,7 @@ def layout(header: Sequence[str], given: dict[str, str], name: str) -> Layout:
             except ValueError as error:
                 raise ConfigError(f"{ours}={theirs}*{times}: {error}", fix="flops=gmacs*2e9") from error
         columns[ours] = theirs
-    absent = [column for column in REQUIRED if column not in columns]
-    if absent:
-        raise DataError(
-            f"{name} has no column {absent[0]!r}",
-            why=f"its columns are {', '.join(header)}",
-            fix=f"say which one it is: --column {absent[0]}=NAME",
-        )
+    _check_required(header, columns, name)
     prefixed = _PREFIXED.search(columns["flops"])
     if prefixed and factor is None:
         raise DataError(
@@ -122,6 +116,24 @@ def layout(header: Sequence[str], given: dict[str, str], name: str) -> Layout:
     unread = () if own else tuple(column for column in header if column not in columns.values())
     _check_unread(unread, columns, name)
     return Layout(columns=columns, factor=factor, own=own, unread=unread)
+
+
+def _check_required(header: Sequence[str], columns: Mapping[str, str], name: str) -> None:
+    absent = [column for column in REQUIRED if column not in columns]
+    if not absent:
+        return
+    other = next((mark for mark in ";\t|" if mark in header[0]), "")
+    if len(header) == 1 and other:
+        raise DataError(
+            f"{name} has one column",
+            why=f"its cells are separated by {other!r}",
+            fix="save it as CSV: with commas between cells, and points in numbers",
+        )
+    raise DataError(
+        f"{name} has no column{'s' if len(absent) > 1 else ''} {', '.join(map(repr, absent))}",
+        why=f"its columns are {', '.join(header)}",
+        fix="say which one it is: " + " ".join(f"--column {column}=NAME" for column in absent),
+    )
 
 
 def _plain(column: str) -> str:

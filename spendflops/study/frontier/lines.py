@@ -59,7 +59,8 @@ def line(layout: Layout, number: int, row: Mapping[str, str]) -> Line:
         tuning=cells.integer(get.get("tuning"), "tuning"),
         settings=settings,
     )
-    return Line(number=number, row=made, has_unit=has_unit)
+    has_direction = bool(get.get("higher_is_better"))
+    return Line(number=number, row=made, has_unit=has_unit, has_direction=has_direction, cells=tuple(row.values()))
 
 
 def _flops(layout: Layout, cell: str, *, zero: bool) -> tuple[int | None, bool]:

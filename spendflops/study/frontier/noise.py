@@ -107,7 +107,11 @@ def assumed(sd: float) -> Noises:
         ConfigError: Not a positive number.
     """
     if not (math.isfinite(sd) and sd > 0):
-        raise ConfigError(f"an assumed noise of {sd}", why="it is the standard deviation of a score over seeds")
+        raise ConfigError(
+            f"an assumed noise of {sd}",
+            why="it is the standard deviation of a score over seeds",
+            fix="a number above 0, in the unit of the score; leave it out where seeds were run",
+        )
     return stated(Noise(sd=sd, df=math.inf), "assumed, not measured")
 
 

@@ -31,15 +31,12 @@ class Table:
     Attributes:
         rows: A row a line.
         unread: Its columns that are not of ours.
+        notes: What a reader of the answer has to know of it.
     """
 
     rows: tuple[Row, ...]
     unread: tuple[str, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the answer has to know of it."""
-        return (f"columns not read: {', '.join(self.unread)}",) if self.unread else ()
+    notes: tuple[str, ...]
 
 
 def read(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> Table:
@@ -86,9 +83,12 @@ def table(text: str, columns: Mapping[str, str] | None = None, *, name: str = "t
     if wrong:
         _refuse(name, wrong, "correct these lines; a run that failed has a reason in a column 'status'")
     table_checks.check_flops_form(name, found)
+    table_checks.check_direction(name, found, where.columns["score"])
     table_checks.check_axes(name, found)
     table_checks.check_repeats(name, found, has_seeds="seed" in where.columns)
-    return Table(rows=tuple(each.row for each in found), unread=where.unread)
+    unread = f"columns not read: {', '.join(where.unread)}" if where.unread else ""
+    notes = tuple(note for note in (unread, table_checks.small_percentages(found)) if note)
+    return Table(rows=tuple(each.row for each in found), unread=where.unread, notes=notes)
 
 
 def parse(text: str, columns: Mapping[str, str] | None = None, *, name: str = "the table") -> tuple[Row, ...]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from spendflops.contracts.errors import DataError
 from spendflops.study.points import Axis, Row, Score
 
+_LESS = re.compile(
+    r"(?:^|[^a-z])(?:errors?|err|loss|losses|nll|ppl|perplexity|fid|rmse|mse|ece|eer|wer|cer|bpd|(?:cross_?)?entropy)(?:$|[^a-z])"
+)
+"""Names of scores of which less is better."""
 SHOWN = 8
 """Lines that a message names."""
 
@@ -20,11 +25,15 @@ class Line:
     Attributes:
         number: In the file.
         has_unit: Whether a unit stood beside its FLOPs.
+        has_direction: Whether it says if more is better.
+        cells: As they stand there.
     """
 
     number: int
     row: Row
     has_unit: bool
+    has_direction: bool
+    cells: tuple[str, ...]
 
     @property
     def score(self) -> Score | None:
@@ -51,6 +60,26 @@ def check_flops_form(name: str, found: Sequence[Line]) -> None:
         )
 
 
+def check_direction(name: str, found: Sequence[Line], column: str) -> None:
+    """Raises DataError where a score is called as if less were better, and no line says which.
+
+    Args:
+        name: For messages.
+        found: The lines.
+        column: The table's own name of its scores.
+    """
+    silent = [line for line in found if line.score is not None and not line.has_direction]
+    for line in silent:
+        assert line.score is not None
+        called = next((n for n in (line.score.metric, column, line.score.evaluator) if _LESS.search(n.lower())), "")
+        if called:
+            raise DataError(
+                f"{name}: is less of {called!r} better ({numbers_of(silent)})?",
+                why="its name says so, and without a word on it more is better",
+                fix="add a column 'higher_is_better': false, or true if more is better",
+            )
+
+
 def check_axes(name: str, found: Sequence[Line]) -> None:
     """Raises DataError where scores that differ in nothing else have two units or directions, or look like it."""
     groups: dict[Axis, list[Line]] = {}
@@ -73,6 +102,29 @@ def check_axes(name: str, found: Sequence[Line]) -> None:
                 fix="one unit and one direction, or another protocol for what is something else",
             )
         _check_fractions(name, axis, lines)
+
+
+def small_percentages(found: Sequence[Line]) -> str:
+    """What is to be said of scores in % that may be fractions; empty where none looks like it.
+
+    No error: a method that failed, or a baseline, may well have 0.4 % of what others have.
+    """
+    groups: dict[Axis, list[tuple[Line, float]]] = {}
+    for line in found:
+        if line.score is not None and line.score.unit == "%":
+            groups.setdefault(line.score.axis, []).append((line, line.score.value))
+    small = [
+        line
+        for pairs in groups.values()
+        for line, value in pairs
+        if line.row.kind != "baseline" and 0 < value <= 1 and max(v for _, v in pairs) > 10 * value
+    ]
+    if not small:
+        return ""
+    verb = "are" if len(small) > 1 else "is"
+    return (
+        f"{numbers_of(small)} {verb} read as at most 1 %, less than a tenth of the best: a fraction would look like it"
+    )
 
 
 def _check_fractions(name: str, axis: Axis, lines: Sequence[Line]) -> None:
@@ -98,9 +150,10 @@ def check_repeats(name: str, found: Sequence[Line], *, has_seeds: bool) -> None:
         key = (row.kind, row.label, row.backbone, row.dataset, row.budget, row.seed, line.score.axis)
         first = seen.setdefault(key, line)
         if first is not line:
+            again = "delete one of the two, whose cells are equal" if line.cells == first.cells else ""
             raise DataError(
                 f"{name}: {numbers_of([first, line])} are the same run: {row.label}, {row.budget or 0:.4g} FLOPs, "
                 f"seed {row.seed}, {line.score.axis.protocol}",
                 why="a run has one score an axis",
-                fix="correct its seed" if has_seeds else "add a column 'seed'",
+                fix=again or ("correct its seed" if has_seeds else "add a column 'seed'"),
             )

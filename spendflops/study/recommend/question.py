@@ -36,7 +36,9 @@ def flops_of(text: str) -> Budget:
             fix="FLOPs as 3e18, or 2h@1xH200, 5kgCO2@8xA100@europe-west4",
         )
     if budget.amount < 1:
-        raise ConfigError(f"{text!r} buys nothing")
+        raise ConfigError(
+            f"{text!r} buys nothing", why="it is less than one FLOP", fix="what a whole run may cost: 3e18"
+        )
     return budget
 
 
@@ -57,7 +59,7 @@ def axis_of(rows: Sequence[Row], task: str | None) -> Axis:
         raise ConfigError(
             f"no run was scored on {task!r}{suggest(task or '', names)}",
             why=f"there are {'; '.join(dict.fromkeys(axis.evaluator for axis in known))}",
-            fix=f"--task {known[0].evaluator}",
+            fix="--task with one of these",
         )
     if len(found) > 1:
         raise ConfigError(
@@ -85,7 +87,8 @@ def only(rows: Sequence[Row], wanted: Mapping[str, Sequence[str]]) -> list[Row]:
         for name in names:
             if name not in known:
                 why = f"there are {', '.join(known) or 'none'}"
-                raise ConfigError(f"no run has the {what} {name!r}{suggest(name, known)}", why=why)
+                fix = f"--{what} with one of these, or none for all"
+                raise ConfigError(f"no run has the {what} {name!r}{suggest(name, known)}", why=why, fix=fix)
         if names:
             kept = [row for row in kept if getattr(row, field) in (*names, "") or row.kind == "baseline"]
     return kept

@@ -91,7 +91,11 @@ def recommend(
             lengths.
     """
     if not (math.isfinite(beyond) and beyond >= 1):
-        raise ConfigError(f"curves believed up to {beyond:g} times their runs", why="the factor is 1 or more")
+        raise ConfigError(
+            f"curves believed up to {beyond:g} times their runs",
+            why="the factor is 1 or more",
+            fix="1 believes what was measured alone, 2 a law up to twice its longest run",
+        )
     flops = float(budget.amount) if isinstance(budget, Budget) else float(budget)
     kept = question.only(rows, wanted or {})
     axis = question.axis_of(kept, task)

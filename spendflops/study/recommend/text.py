@@ -146,7 +146,10 @@ def _what(item: Candidate) -> str:
 def _length(found: Recommendation) -> str:
     assert found.choice is not None
     offer, filled = found.choice.offer, found.filled
-    less = "the whole budget" if offer.flops >= found.budget * 0.95 else "no more: a run that was made"
+    left = 1 - offer.flops / found.budget
+    less = "the whole budget" if left < 0.0005 else f"all but {left:.1%} of the budget".replace("%", " %")
+    if left > 0.05:
+        less = "no more: a run that was made"
     parts = [f", {flops(offer.flops)} FLOPs ({less}"]
     if filled.get("transfer") and found.cost == "paid":
         parts.append(f"{flops(filled['pretrain'])} for pre-training, {flops(filled['transfer'])} for transfer")

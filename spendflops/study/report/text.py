@@ -9,6 +9,7 @@ from spendflops.study.compare import Comparison, Estimate
 from spendflops.study.frontier import Analysis, Candidate, Crossover, Verdict
 from spendflops.study.points import Axis
 
+ONE_SEED = " This rests on single seeds: it holds for these test data, and what another seed gives is not known."
 UNKNOWN = "unknown"
 NONE = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
@@ -164,7 +165,8 @@ def headline(analysis: Analysis) -> str:
         parts.append(f"{listing([c.name for c in below])} {'is' if len(below) == 1 else 'are'} below a random backbone")
     if found.missing:
         parts.append(f"{listing(list(found.missing))} measured only at higher cost")
-    return start + "; ".join(parts) + "."
+    single = behind and any(c.estimate.seeds == 1 for c in (best, *behind))
+    return start + "; ".join(parts) + "." + (ONE_SEED if single else "")
 
 
 def _short(item: Candidate, axis: Axis) -> str:
