@@ -116,7 +116,7 @@ def test_one_point_a_method(ask):
 def test_other_column_names(ask):
     text = "Algorithm,GMACs,top1\nmae,5e8,40\nbyol,5e8,30\n"
     code, _, err = ask(table=text)
-    assert code == 3 and "runs.csv has no column 'method'" in err and "--column method=NAME" in err
+    assert code == 3 and "runs.csv has no columns 'method', 'flops', 'score'" in err and "--column method=NAME" in err
     names = ("--column", "method=Algorithm", "--column", "score=top1", "--column")
     code, _, err = ask(*names, "flops=GMACs", table=text)
     assert code == 3 and "flops=GMACs*1e9" in err
@@ -160,7 +160,7 @@ def test_what_is_missing(ask, tmp_path):
     assert code == 2 and "--column without --csv" in err
     assert main(["recommend", "--csv", "x.csv"]) == 2
     code, _, err = ask("--study", str(tmp_path))
-    assert code == 3 and "run the study first" in err
+    assert code == 3 and "no folder of a study that has ended" in err
     code, _, err = ask("--csv", str(tmp_path / "none.csv"))
     assert code == 3 and "cannot read" in err
     code, _, err = ask(table=f"{HEAD}\n")

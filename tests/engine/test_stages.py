@@ -71,8 +71,9 @@ def test_the_balance_notices_one_step_more(tmp_path, monkeypatch):
     # A loop that runs one step more than it books.
     train = loop._train
 
-    def more(run, index, state, *rest):
-        state = train(run, index, state, *rest)
+    def more(run, index, state, first, saving):
+        state = train(run, index, state, first, saving)
+        saving.close()  # two savings at once in one folder would clear away each other's files
         built = run.built.stages[index]
         batch = {n: np.zeros(s.shape, s.dtype) for n, s in built.inputs.items()}
         call = {"key": loop.jax.random.key(0), "steps": np.int32(3)}

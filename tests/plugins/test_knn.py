@@ -78,17 +78,17 @@ def test_against_a_loop(k, temperature, monkeypatch):
 def test_selection_in_chunks_is_a_sort_of_all_similarities(k, monkeypatch):
     monkeypatch.setattr(knn, "_BANK", 6)
     monkeypatch.setattr(knn, "_QUERIES", 4)
-    # Few different rows, so that similarities tie, at the edge of the selection, too.
-    rows = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
+    # Few different rows, so that similarities tie, at the edge of the selection, too. Their entries are +-1/4, so that
+    # no sum is rounded: other numbers would tie on one processor and not on another.
+    rows = np.random.default_rng(3).choice([-1, 1], (5, 16)).astype(np.float32)
     pick = np.random.default_rng(4).integers(0, 5, 40)
-    query = knn.normalised(np.random.default_rng(5).standard_normal((9, 8)))
+    query = knn.normalised(np.random.default_rng(5).choice([-1, 1], (9, 16)))
     similar, where = knn.neighbours(query, rows[pick], k)
-    exact = query.astype(float) @ knn.normalised(rows)[pick].astype(float).T
+    exact = query.astype(float) @ (rows[pick].astype(float) / 4).T
     for i in range(9):
-        # Rows are equal or differ by far: rounding decides what ties, not what is larger.
-        want = sorted(range(40), key=lambda j: (-round(exact[i, j], 5), j))[:k]
+        want = sorted(range(40), key=lambda j: (-exact[i, j], j))[:k]
         assert sorted(where[i]) == sorted(want)
-        np.testing.assert_allclose(similar[i], exact[i, where[i]], atol=1e-6)
+        np.testing.assert_array_equal(similar[i], exact[i, where[i]])
 
 
 def test_order_of_the_bank_changes_nothing_even_where_similarities_tie(monkeypatch):
