@@ -132,24 +132,15 @@ def wasted(workdir):
     return sum(row["calls"] for row in found if row["kind"] == "wasted" and row["note"].startswith("attempt"))
 
 
-def checkpoints(workdir, labels):
-    """Folders of what is there."""
-    return {path for label in labels for path in (workdir / "checkpoints" / label).glob("*") if path.name.isdigit()}
-
-
-def saved(workdir, labels, earlier=frozenset()):
-    """What is wrong with a run that was told to stop: its last stage has a whole checkpoint of the step it reached.
-
-    Checkpoints of ``earlier`` attempts may lack their digest, if these were killed right before it.
-    """
+def saved(workdir, labels):
+    """What is wrong with a run that was told to stop: its last stage has a whole checkpoint of the step it reached."""
     told = json.loads((workdir / "status.json").read_text())
     if (told["state"], told["exit_code"]) != ("stopped", faults.STOPPED):
         return f"its status is {told}"
     folder = workdir / "checkpoints"
     label = [label for label in labels if (folder / f"{label}.progress").exists()][-1]
     reached = int((folder / f"{label}.progress").read_text().split()[1])
-    whole = {path for path in checkpoints(workdir, [label]) if path in earlier or (path / DIGEST).exists()}
-    steps = sorted(int(path.name) for path in whole)
+    steps = [int(path.parent.name) for path in folder.glob(f"{label}/*/{DIGEST}")]
     return "" if reached == max(steps, default=0) > 0 else f"{label} reached {reached}, its checkpoints are {steps}"
 
 
@@ -160,12 +151,12 @@ def chain(name, workdir, cache, expected, *, kills, dice, bag):
     while code != 0:
         last = sum(bool(a["where"]) for a in attempts) >= kills
         fault = None if last else drawn(bag, dice)
-        stopped, before, earlier = code == faults.STOPPED, wasted(workdir), checkpoints(workdir, labels)
+        stopped, before = code == faults.STOPPED, wasted(workdir)
         code, where = attempt(make, workdir, cache, fault, random.Random(dice.random()))
         called = fault.__name__ if fault else "none"
         if code not in (faults.FAULTS[fault] if where else (0,)):
             problems.append(f"{called}: ended with {code}")
-        if code == faults.STOPPED and (wrong := saved(workdir, labels, earlier)):
+        if code == faults.STOPPED and (wrong := saved(workdir, labels)):
             problems.append(f"{called}: {wrong}")
         if stopped and wasted(workdir) != before:
             problems.append(f"{called}: lost steps of an attempt that had saved them")

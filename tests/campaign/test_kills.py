@@ -51,10 +51,8 @@ def test_a_stop_that_saved_nothing_is_seen(tmp_path):
     assert saved(tmp_path, ("mae", "supervised")) == ""
     write("stopped", 8, ())
     assert "mae reached 8" in saved(tmp_path, ("mae", "supervised"))
-    late = tmp_path / "checkpoints/mae/8"
-    late.mkdir()
-    assert "mae reached 8" in saved(tmp_path, ("mae", "supervised"))  # it was not waited for
-    assert saved(tmp_path, ("mae", "supervised"), {late}) == ""
+    (tmp_path / "checkpoints/mae/8").mkdir()  # it was not waited for
+    assert "mae reached 8" in saved(tmp_path, ("mae", "supervised"))
     write("failed", 7, ())
     assert "failed" in saved(tmp_path, ("mae", "supervised"))
     assert wasted(tmp_path) == 0
