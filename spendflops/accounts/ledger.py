@@ -8,6 +8,7 @@ they are those of an uninterrupted run, but for ``seconds`` and ``cached``.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -63,6 +64,18 @@ class Entry:
         return {**dataclasses.asdict(self), "convention": CONVENTION}
 
 
+def sync(folder: Path) -> None:
+    """Makes the names in a folder durable: without it a power cut may lose a file whose content is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
 class Ledger:
     """The rows of ``ledger.jsonl``, appended line by line. A half-written last line is dropped when it is read."""
 
@@ -86,10 +99,13 @@ class Ledger:
 
     def append(self, entry: Entry) -> None:
         """Adds a row, durably."""
+        fresh = not self.path.exists()
         with open(self.path, "ab") as file:
             file.write((json.dumps(entry.to_json(), sort_keys=True) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
+        if fresh:
+            sync(self.path.parent)
         self.entries.append(entry)
 
     def steps(self, program: str) -> int:

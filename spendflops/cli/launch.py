@@ -14,7 +14,7 @@ from spendflops.contracts import conformity, errors, registry
 from spendflops.contracts.launcher import Job, Launcher
 
 SLOW = 1e11
-"""FLOP/s that are taken to be reached where nobody knows the machine: too few rather than too many."""
+"""FLOP/s that are taken to be reached where nobody knows the machine's: too few rather than too many."""
 
 
 def define(known: flags.FlagValues) -> None:
@@ -91,18 +91,25 @@ def told(body: Mapping[str, Any]) -> str:
     total = sum(body["totals"].values())
     roles = ", ".join(f"{role} {flops:.4g}" for role, flops in body["totals"].items() if flops)
     lines = [f"{body['runs']} runs, {total:.4g} FLOPs ({roles})"]
+    assumed = f"{_assumed(body):.3g} hours at {SLOW:g} FLOP/s, which is assumed, as of a slow processor"
     if "price" not in body:
-        lines.append("hours and kg of CO2e: unknown; --machine 8xH100@REGION says where the workers run")
+        lines.append(f"hours and kg of CO2e: unknown ({assumed}); --machine 8xH100@REGION says where the workers run")
         return "\n".join(lines)
     price = body["price"]
     if price["hours"] is None:
-        return "\n".join([*lines, f"on {body['machine']}: no hours, {price['reason']}"])
+        lines.append(f"on {body['machine']}: hours unknown, {price['reason']} ({assumed}); so are kg of CO2e")
+        return "\n".join(lines)
     found = price["footprint"]
     energy = "kWh and kg of CO2e unknown"
     if found["kwh"] is not None:
         energy = f"{found['kwh']:.3g} kWh, {found['kg']:.3g} kg of CO2e"
     lines.append(f"on {body['machine']}: {price['hours']:.3g} hours, {energy} ({body['hours_from']})")
     return "\n".join(lines)
+
+
+def _assumed(body: Mapping[str, Any]) -> float:
+    """Hours on a slow processor."""
+    return sum(body["totals"].values()) / SLOW / 3600
 
 
 def _ask(body: Mapping[str, Any], above: float) -> None:
@@ -113,7 +120,7 @@ def _ask(body: Mapping[str, Any], above: float) -> None:
     """
     hours, reason = (body["price"]["hours"] if "price" in body else None), f"that is more than {above:g} hours"
     if hours is None:
-        hours = sum(body["totals"].values()) / SLOW / 3600
+        hours = _assumed(body)
         reason = f"at {SLOW:g} FLOP/s, as of a slow processor, {reason}"
     if hours <= above:
         return

@@ -118,9 +118,12 @@ def _memory() -> Iterator[Finding]:
     for name, key in (("host, bytes", "MemTotal"), ("host, free bytes", "MemAvailable")):
         if key in table:
             yield Finding(part="memory", name=name, value=1024 * table[key], note=_gigabytes(1024 * table[key]))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text(encoding="utf-8").strip()).isdecimal():
-        yield Finding(part="memory", name="limit of this group, bytes", value=int(text), note=_gigabytes(int(text)))
+    from spendflops.engine.host import memory_limits
+
+    least = min(memory_limits(), key=lambda limit: limit.size, default=None)
+    if least is not None:
+        note = f"{_gigabytes(least.size)}, set by {least.source}"
+        yield Finding(part="memory", name="bytes that a process may have", value=least.size, note=note)
 
 
 def _table(path: Path) -> dict[str, int]:

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 
 import jax
 
 from spendflops.contracts import errors
 from spendflops.engine.build import build_stage
+from spendflops.engine.host import Limit, memory_limits
 from spendflops.engine.program import Program
 from spendflops.engine.recipe import Recipe, Stage
 from spendflops.engine.remedies import REMEDIES
 
 
-def memory() -> int | None:
-    """Bytes of all devices together; of this machine where they are its processor; None where nobody says."""
+def memory() -> Limit | None:
+    """Of all devices together; of the host where they are its processor; None where nobody says."""
     devices = jax.local_devices()
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
     if devices[0].platform == "cpu":
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        except (ValueError, OSError):
-            return None
-    return None if None in limits else sum(limits)
+        return min(memory_limits(), key=lambda limit: limit.size, default=None)
+    return None if None in limits else Limit(size=sum(limits), source="the devices")
 
 
 def explained(recipe: Recipe, error: errors.OutOfMemoryError) -> errors.OutOfMemoryError:
     """The error with what would fit, for the training step that holds most; as it is where nothing can be said."""
     limit = memory()
+    size = None if limit is None else limit.size
     try:
         stage = max(recipe.stages, key=lambda stage: build_stage(stage).train.held)
         here = build_stage(stage).train.held
-        found = list(_smaller(stage, limit))
+        found = list(_smaller(stage, size))
     except errors.SpendflopsError:
         return error
-    room = "" if limit is None else f" of {limit / 1e9:.3g} GB"
+    room = "" if limit is None else f" of {limit.size / 1e9:.3g} GB ({limit.source})"
     why = f"{error.why}; a step of {stage.label} holds at most {here / 1e9:.3g} GB{room} before anything is fused"
     fix = "; or ".join(found) if found else "a smaller model: no smaller batch of this one fits either"
     return errors.OutOfMemoryError(error.what, why=why, fix=fix)

@@ -114,9 +114,10 @@ def run_recipe(
                 if isinstance(shown, errors.OutOfMemoryError):
                     shown = fitting.explained(recipe, shown)
                 code = getattr(shown, "exit_code", 1)
-                said = {"state": "stopped" if code in (75, 130) else "failed", "exit_code": code, "error": str(shown)}
+                state = "stopped" if code in (75, 130) else "failed"
                 with contextlib.suppress(errors.DataError):
-                    directory.status(**said, **getattr(shown, "where", {}))
+                    where = directory.where() if state == "stopped" else getattr(shown, "where", {})
+                    directory.status(state=state, exit_code=code, error=str(shown), **where)
                 if shown is error:
                     raise
                 raise shown from error
@@ -152,7 +153,7 @@ def _run(
         },
         texts,
     )
-    directory.status(state="running", pid=os.getpid())
+    directory.status(state="running", pid=os.getpid(), **directory.where())
     log = MetricsLog(directory.path, quiet=quiet or not hosts.first())
     ledger = Ledger(directory.path / "ledger.jsonl")
     run = Run(built=built, directory=directory, ledger=ledger, log=log, stop=stop, features=features, watch=watch)
@@ -272,11 +273,13 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
             metrics, done = new, step + 1
             last = done == steps
             stopping = run.stop.after(stage.label, done)
-            if last or done % run.recipe.log_every == 0:
+            logged = last or done % run.recipe.log_every == 0
+            if logged:
                 _check_finite(metrics, stage, step)
                 shown.row(
                     done, {n: float(v) for n, v in metrics.items() if n != "health"}, flops=spent_before + done * flops
                 )
+            if logged or stopping:
                 run.directory.status(state="running", pid=os.getpid(), stage=stage.label, step=done, steps=steps)
             permanent = last or done == accounting.permanent(done, every=every, leaves=leaves)
             if permanent or stopping:

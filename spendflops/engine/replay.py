@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from spendflops.engine import sharding
 from spendflops.engine.build import build
 from spendflops.engine.loop import run_recipe
 from spendflops.engine.recipe import Recipe
-from spendflops.engine.rundir import read_json
+from spendflops.engine.rundir import locked, read_json
 from spendflops.engine.state import Tree
 
 
@@ -56,7 +55,8 @@ def replay(recipe: Recipe, workdir: str | os.PathLike[str]) -> Replay:
         workdir: Its folder, in which the file is written; nothing else in it changes.
 
     Raises:
-        errors.DataError: The run did not diverge, or does not again, as on another machine.
+        errors.DataError: The run did not diverge, or does not again, as on another machine; no room beside it.
+        errors.InUseError: Another process works on the run.
     """
     folder = Path(workdir)
     said = read_json(folder / "status.json") or {}
@@ -73,13 +73,15 @@ def replay(recipe: Recipe, workdir: str | os.PathLike[str]) -> Replay:
             raise _Over
 
     # Beside it: what a run starts from may be named relative to its folder.
-    copy = Path(tempfile.mkdtemp(prefix=".replay-", dir=folder.parent))
-    try:
-        shutil.copytree(folder, copy, dirs_exist_ok=True)
-        with contextlib.suppress(errors.DivergedError, _Over):
-            run_recipe(recipe, copy, quiet=True, checked=True, watch=watch)
-    finally:
-        shutil.rmtree(copy)
+    copy = folder.with_name(f".replay-{folder.resolve().name}")
+    with locked(folder):
+        shutil.rmtree(copy, ignore_errors=True)  # of a replay that was killed
+        try:
+            _copy(folder, copy)
+            with contextlib.suppress(errors.DivergedError, _Over):
+                run_recipe(recipe, copy, quiet=True, checked=True, watch=watch)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
     if not seen:
         raise errors.DataError(f"{folder} does not come to step {step} of {stage} again")
     file = folder / "replay" / f"{stage}-{step}.npz"
@@ -93,6 +95,26 @@ def replay(recipe: Recipe, workdir: str | os.PathLike[str]) -> Replay:
             fix="replay it where it ran",
         )
     return found
+
+
+def _copy(folder: Path, copy: Path) -> None:
+    """What a run needs to go on, beside it. Files of checkpoints, which nobody writes into, are there a second time
+    without taking room, where the file system has links."""
+
+    def place(source: str, target: str) -> None:
+        if len(Path(source).relative_to(folder).parts) > 3:  # checkpoints/<stage>/<step>/...
+            with contextlib.suppress(OSError):
+                os.link(source, target)
+                return
+        shutil.copy2(source, target)
+
+    def unread(inside: str, names: list[str]) -> set[str]:
+        return {"events", "evaluations", "logs", "replay"} if Path(inside) == folder else set()
+
+    try:
+        shutil.copytree(folder, copy, copy_function=place, ignore=unread)
+    except (OSError, shutil.Error) as error:
+        raise errors.DataError(f"cannot copy {folder} to {copy}", why=str(error), fix="make room beside it") from error
 
 
 def again(recipe: Recipe, file: str | os.PathLike[str]) -> Replay:

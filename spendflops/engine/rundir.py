@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from spendflops.accounts.ledger import sync
 from spendflops.accounts.regions import WORLD
 from spendflops.contracts import errors
 
@@ -44,6 +45,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -135,6 +137,11 @@ class RunDir:
     def status(self, **fields: Any) -> None:
         """Writes ``status.json``: state, heartbeat, exit code."""
         write_atomically(self.path / "status.json", json.dumps({"time": time.time(), **fields}, sort_keys=True))
+
+    def where(self) -> dict[str, Any]:
+        """``stage``, ``step`` and ``steps`` as ``status.json`` has them; empty before the first."""
+        said = read_json(self.path / "status.json") or {}
+        return {name: said[name] for name in ("stage", "step", "steps") if name in said}
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run."""

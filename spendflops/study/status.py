@@ -119,7 +119,8 @@ def text(found: Status) -> str:
     lines = [f"{found.title}: {told or 'no rows'} of {found.runs} runs; finished runs spent {found.flops:.4g} FLOPs"]
     for row in found.rows:
         if row.state in ("running", "silent", "stopped"):
-            where = f"{row.stage} step {row.step:,} of {row.steps:,}" if row.step is not None else "starting"
+            before = "before its first step" if row.state == "stopped" else "starting"
+            where = f"{row.stage} step {row.step:,} of {row.steps:,}" if row.step is not None else before
             who = f", {row.worker}" if row.worker else ""
             who += f", heard of {row.silence:.0f} s ago" if row.silence is not None else ""
             lines.append(f"  {row.state:8} {row.run_id}: {where}{who}")

@@ -52,6 +52,7 @@ class Terminal(io.StringIO):
         ("y\n", ["--ask_above", "0"], 0),
         ("\n", ["--ask_above", "0"], 2),
         (None, ["--machine", "1xH100", "--ask_above", "1e-12"], 2),
+        (None, ["--machine", "this", "--ask_above", "1e-12"], 2),
     ],
 )
 def test_what_a_study_costs_is_said_and_asked_before_anything_starts(
@@ -62,7 +63,9 @@ def test_what_a_study_costs_is_said_and_asked_before_anything_starts(
     assert main(command) == code
     said = capsys.readouterr()
     assert "4 runs, 3.869e+10 FLOPs (pretrain 1.812e+10" in said.out
-    assert ("kg of CO2e (" in said.out) == ("--machine" in flags)
+    assert ("kg of CO2e (" in said.out) == ("1xH100" in flags)
+    # 3.869e10 FLOPs at 1e11 a second.
+    assert ("0.000107 hours at 1e+11 FLOP/s, which is assumed" in said.out) == ("1xH100" not in flags)
     assert len(Noted.jobs) == (code == 0) and (tmp_path / "s").exists() == (code == 0)
     if code and answer is None:
         assert "--yes answers" in said.err

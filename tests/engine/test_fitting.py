@@ -11,6 +11,7 @@ from enginelib import VIT, recipe, stage
 from spendflops.contracts.errors import OutOfMemoryError
 from spendflops.engine import fitting, loop
 from spendflops.engine.build import build_stage
+from spendflops.engine.host import Limit
 
 
 def deep(method="mae", **changes):
@@ -19,7 +20,7 @@ def deep(method="mae", **changes):
 
 
 def told(stage_, limit, monkeypatch):
-    monkeypatch.setattr(fitting, "memory", lambda: limit)
+    monkeypatch.setattr(fitting, "memory", lambda: Limit(size=limit, source="a test"))
     return fitting.explained(recipe(stage_), OutOfMemoryError("it does not fit", why="RESOURCE_EXHAUSTED"))
 
 
@@ -28,6 +29,7 @@ def test_what_fits_is_told_with_its_price(monkeypatch):
     own = build_stage(wanted).train
     error = told(wanted, int(0.6 * own.held), monkeypatch)
     assert error.exit_code == 4 and error.why.startswith("RESOURCE_EXHAUSTED; a step of mae holds at most")
+    assert f"of {int(0.6 * own.held) / 1e9:.3g} GB (a test)" in error.why
     parts = int(error.fix.partition("Stage.accumulate = ")[2].partition(":")[0])
     assert build_stage(deep(accumulate=parts)).train.held <= 0.6 * own.held
     # The one before does not fit.

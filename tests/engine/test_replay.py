@@ -13,9 +13,10 @@ from enginelib import METHODS, recipe, stage, write_gin
 from spendflops_plugins.mae import MAE
 
 from spendflops.cli.main import main
-from spendflops.contracts.errors import DataError, DivergedError
+from spendflops.contracts.errors import DataError, DivergedError, InUseError
 from spendflops.engine.loop import run_recipe
 from spendflops.engine.replay import again, replay
+from spendflops.engine.rundir import locked
 
 BAD = 7
 
@@ -69,6 +70,29 @@ def test_a_file_holds_the_step_and_repeats_it(diverged):
     np.savez(other, **changed)
     assert str(again(wild(), other).metrics) != str(found.metrics)
     other.unlink()
+
+
+def test_checkpoints_take_no_room_twice_and_what_a_killed_replay_left_is_cleared_away(diverged, monkeypatch):
+    left = diverged.parent / ".replay-run"
+    (left / "checkpoints").mkdir(parents=True)
+    (left / "config.json").write_text("{}")
+    seen = {}
+
+    def run(recipe, folder, **how):
+        seen.update({path.relative_to(folder): path.stat().st_ino for path in folder.rglob("*") if path.is_file()})
+        return run_recipe(recipe, folder, **how)
+
+    monkeypatch.setattr("spendflops.engine.replay.run_recipe", run)
+    assert replay(wild(), diverged).diverges and not left.exists()
+    shared = {path for path, number in seen.items() if (diverged / path).stat().st_ino == number}
+    steps = {path for path in seen if path.parts[0] == "checkpoints" and len(path.parts) > 3}
+    assert steps and shared == steps  # a file that a run appends to must be its own
+    assert not {"events", "logs"} & {path.parts[0] for path in seen}
+
+
+def test_a_run_that_somebody_works_on_is_not_replayed(diverged):
+    with locked(diverged), pytest.raises(InUseError, match="is in use by process"):
+        replay(wild(), diverged)
 
 
 def test_a_file_of_another_model_is_refused(diverged):

@@ -15,10 +15,11 @@ from enginelib import Process, call, environment, outcome, reached, recipe, rows
 
 from spendflops import config
 from spendflops.cli.main import main
-from spendflops.contracts.errors import ConfigError, DataError
+from spendflops.contracts.errors import ConfigError, DataError, Preempted
+from spendflops.engine import loop
 from spendflops.engine.checkpoint import Checkpoints
 from spendflops.engine.loop import run_recipe
-from spendflops.engine.rundir import locked
+from spendflops.engine.rundir import RunDir, locked
 
 STEPS, EVERY = 40, 8
 
@@ -69,10 +70,30 @@ def test_a_terminated_run_saves_and_goes_on_bit_for_bit(whole, tmp_path, cache):
     process = Process("train", *flags, "--workdir", tmp_path, cache=cache)
     code, text = process.until(lambda: reached(tmp_path) >= 3).stop(signal.SIGTERM)
     assert code == 75 and "everything is saved" in text and "goes on from here" in text
-    assert ended(tmp_path) | {"time": 0} == ended(tmp_path) | {"time": 0, "state": "stopped", "exit_code": 75}
+    said = ended(tmp_path)
+    assert (said["state"], said["exit_code"]) == ("stopped", 75)
+    assert (said["step"], said["steps"]) == (reached(tmp_path), STEPS) and said["stage"]
     finish(flags, tmp_path, cache)
     assert outcome(tmp_path) == outcome(expected)
     assert wasted(tmp_path) == []
+
+
+def test_a_run_that_goes_on_says_from_where(tmp_path, monkeypatch):
+    run_dir = RunDir.open(tmp_path, {})
+    assert run_dir.where() == {}
+    run_dir.status(state="running", pid=1, stage="mae", step=3, steps=9)
+    said = []
+    monkeypatch.setattr(RunDir, "status", lambda self, **fields: said.append(fields))
+    monkeypatch.setattr(loop, "run_stage", _preempt)
+    with pytest.raises(Preempted):
+        run_recipe(recipe(budget="9 steps"), tmp_path, quiet=True)
+    where = {"stage": "mae", "step": 3, "steps": 9}
+    assert [each["state"] for each in said] == ["running", "stopped"]
+    assert all(each | where == each for each in said)
+
+
+def _preempt(*_):
+    raise Preempted("SIGTERM")
 
 
 @pytest.mark.slow

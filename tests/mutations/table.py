@@ -225,6 +225,27 @@ MUTATIONS = (
         "tests/accounts/test_budget.py::test_what_is_nearly_a_budget_is_told_what_is_missing",
     ),
     Mutation(
+        "the name of a file is not durable",
+        "spendflops/engine/rundir.py",
+        "        sync(path.parent)\n",
+        "",
+        "tests/engine/test_durable.py::test_a_file_is_durable_before_it_has_its_name_and_the_name_after",
+    ),
+    Mutation(
+        "the name of a ledger is not durable",
+        "spendflops/accounts/ledger.py",
+        "        if fresh:\n",
+        "        if False:\n",
+        "tests/engine/test_durable.py::test_the_name_of_a_new_ledger_is_durable",
+    ),
+    Mutation(
+        "a run that goes on has forgotten where it was",
+        "spendflops/engine/loop.py",
+        'directory.status(state="running", pid=os.getpid(), **directory.where())',
+        'directory.status(state="running", pid=os.getpid())',
+        "tests/engine/test_resume.py::test_a_run_that_goes_on_says_from_where",
+    ),
+    Mutation(
         "rows that only chose settings stand on the axis",
         "spendflops/study/frontier/curves.py",
         'found = (row for row in rows if row.ok and row.kind != "tuning")',

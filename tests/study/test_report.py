@@ -169,7 +169,7 @@ def test_the_answer_says_that_behind_rests_on_single_seeds(make_row):
         rows = [make_row(m, 100, v + s, seed=s) for m, v in (("a", 60.0), ("b", low)) for s in range(seeds)]
         return text.headline(frontier.analyse(rows, axes(rows)[0]))
 
-    assert "b (20.0 %) is behind. This rests on single seeds" in said(1)
+    assert "b (20.0 %) is behind. One seed a run: another may say otherwise." in said(1)
     assert said(3).endswith("b (21.0 %) is behind.")
     assert said(1, low=59.5).endswith("b (59.5 %) is not distinguishable from it.")  # nothing is called behind
 

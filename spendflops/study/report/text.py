@@ -9,7 +9,7 @@ from spendflops.study.compare import Comparison, Estimate
 from spendflops.study.frontier import Analysis, Candidate, Crossover, Verdict
 from spendflops.study.points import Axis
 
-ONE_SEED = " This rests on single seeds: it holds for these test data, and what another seed gives is not known."
+ONE_SEED = " One seed a run: another may say otherwise."
 UNKNOWN = "unknown"
 NONE = "–"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
