@@ -113,7 +113,10 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         """Writes down what a checkpoint holds."""
         if hosts.first():
-            write_atomically(self.folder / str(step) / DIGEST, _digest(self.folder / str(step)))
+            folder = self.folder / str(step)
+            for left in folder.glob(f".{DIGEST}.*.tmp"):  # by a kill, and no part of it
+                left.unlink()
+            write_atomically(folder / DIGEST, _digest(folder))
 
     def _look_for_room(self, state: Any) -> None:
         """Refuses at once what cannot succeed: the library's threads would each print what they ran into."""

@@ -37,11 +37,11 @@ import workerlib
 from enginelib import knn, outcome, recipe, stage
 from spendflops_plugins.byol import BYOL
 
-from spendflops.contracts.errors import SpendflopsError
+from spendflops.contracts.errors import ConfigError, SpendflopsError
+from spendflops.engine import rundir
 from spendflops.engine.checkpoint import DIGEST
 from spendflops.engine.loop import run_recipe
 from spendflops.engine.recipe import InitFrom
-from spendflops.engine.rundir import PACKAGES
 
 RESULT = Path(__file__).with_name("result.json")
 STEPS, EVERY = 24, 5
@@ -230,13 +230,15 @@ def study_under_kills(folder, *, seeds, kills, workers=4, between=(3.0, 9.0)):
 
 def machine():
     """Of which code, when and where: bits depend on the versions, times on the machine."""
+    if not Path(rundir.__file__).is_relative_to(RESULT.parents[2]):
+        raise ConfigError(f"what is imported is {rundir.__file__}", fix="install this checkout, or set PYTHONPATH")
     return {
         "commit": git("rev-parse", "HEAD"),
         # What this campaign is about to write is no change of what it tries.
         "changed": bool(git("status", "--porcelain", "--", *CODE, f":!{RESULT}")),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "packages": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "packages": {package: importlib.metadata.version(package) for package in rundir.PACKAGES},
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "cores_used": len(os.sched_getaffinity(0)),

@@ -61,6 +61,15 @@ def test_a_stop_that_saved_nothing_is_seen(tmp_path):
     assert wasted(tmp_path) == 3
 
 
+def test_another_code_than_that_of_the_checkout_is_refused(monkeypatch):
+    import campaign
+
+    assert campaign.machine()["packages"]["jax"]
+    monkeypatch.setattr(campaign.rundir, "__file__", "/elsewhere/spendflops/engine/rundir.py")
+    with pytest.raises(campaign.ConfigError, match="what is imported is /elsewhere"):
+        campaign.machine()
+
+
 def test_the_committed_campaign_found_no_difference():
     from campaign import RECIPES, failed
     from faults import FAULTS

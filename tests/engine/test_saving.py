@@ -146,8 +146,9 @@ def test_a_kill_before_the_digest_leaves_a_checkpoint_that_gets_one(tmp_path):
             checkpoints.save(step, state)
         digest = tmp_path / "2" / checkpoint.DIGEST
         whole = digest.read_text()
-        digest.unlink()
+        digest.rename(digest.with_name(f".{digest.name}.0123.tmp"))
         assert checkpoints.restore(abstract(state))[0] == 2 and digest.read_text() == whole
+        assert not list(digest.parent.glob(".*"))
         # Damage is seen, wherever it is and whether or not the storage library reads it.
         (tmp_path / "2" / "more").write_text("")
         assert checkpoints.restore(abstract(state))[0] == 1 and digest.read_text() == whole
