@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from spendflops.contracts.errors import DataError
 from spendflops.study import findings
 from spendflops.study.frontier import NotEnough
 from spendflops.study.frontier.table import parse
@@ -115,6 +116,12 @@ def test_what_the_data_do_not_say_is_said():
         "no two methods were run at the same FLOPs",
     ):
         assert words in " ".join(told.split())
+
+
+def test_seeds_that_look_like_lengths_are_refused():
+    rows = parse("method,flops,seed,score\na,1e18,0,1\na,1.01e18,1,2\n")
+    with pytest.raises(DataError, match="a column 'budget'"):
+        findings.find(rows, axes(rows)[0])
 
 
 def test_only_floors():

@@ -18,6 +18,7 @@ from spendflops.study.frontier.ranks import Agreement, Place, agreement, places
 from spendflops.study.frontier.tuning import Tuning, tuning
 from spendflops.study.frontier.verdicts import answer
 from spendflops.study.points import Axis, Cost, Row, axes
+from spendflops.study.recommend import question
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,10 +99,13 @@ def find(rows: Sequence[Row], axis: Axis, *, cost: Cost = "paid", budget: float 
 
     Raises:
         ConfigError: Two rows of one seed.
+        DataError: A run that cost nothing and is no baseline; seeds that look like lengths.
     """
     vary = varying(rows)
     pairs = select(rows, axis)
     items = sorted(points(pairs, cost=cost, vary=vary), key=lambda p: (p.flops, p.name))
+    question.check_free(items)
+    question.check_lengths(items)
     priced = [p for p in items if p.flops > 0]
     lines = {name: curve for name, curve in (curves(priced) if priced else {}).items() if curve[0].kind != "baseline"}
     front, stability = _front(priced, axis)
