@@ -26,6 +26,7 @@ VERBS = {
     "export": "write a run or weights in the layout of others",
     "report": "write the report of a study's folder again",
     "recommend": "which method, model, data and length for a budget, from a study, a CSV or a reference",
+    "frontier": "all that runs say on a task: front, crossings, laws, sizes, pairs of seeds, ranks, tuning",
     "replay": "write what went into the step at which a run diverged to a file that repeats it",
     "doctor": "look at versions, devices, memory, counters, and how a folder's file system behaves",
     "plugins": "list what is installed; --check imports each",

@@ -136,6 +136,7 @@ class Row:
         trunk: FLOPs within ``pretrain`` that a shorter run spent, from whose trunk this one went on: the others are
             what this length cost the study, all of them what it would have cost alone.
         trunk_seconds: Within ``seconds``, likewise.
+        parameters: Of what was trained, with heads and decoders; ``None`` where nobody says.
         settings: Options by name, for the table of what differs; values are printed with ``str``.
         folder: The run directory.
     """
@@ -170,6 +171,7 @@ class Row:
     cached: int = 0
     trunk: int = 0
     trunk_seconds: float = 0.0
+    parameters: int | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: str = ""
@@ -353,6 +355,7 @@ _REST = (
     "images_seen",
     "epochs",
     "steps",
+    "parameters",
     "device",
     "hardware_flops",
     "hardware_reason",

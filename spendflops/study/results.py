@@ -68,6 +68,7 @@ def finished_row(planned: Planned, folder: Path, result: Mapping[str, Any]) -> R
         images_seen=main["examples"] if planned.kind == "baseline" else sum(s["examples"] for s in result["stages"]),
         epochs=main["epochs"],
         steps=main["steps"],
+        parameters=main["parameters"],
         labelled=main["available"] if planned.transfer else None,
         seconds=seconds,
         device=", ".join(sorted(set(result["devices"]))),

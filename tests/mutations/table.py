@@ -246,6 +246,20 @@ MUTATIONS = (
         "tests/engine/test_resume.py::test_a_run_that_goes_on_says_from_where",
     ),
     Mutation(
+        "two protocols are one task of a ranking",
+        "spendflops/study/findings/findings.py",
+        "if sum(name(other) == name(axis) for other in known) > 1 else name(axis)",
+        "if False else name(axis)",
+        "tests/study/test_findings.py::test_two_protocols_of_one_name_are_two_tasks",
+    ),
+    Mutation(
+        "differences of losses have the sign of scores",
+        "spendflops/study/findings/findings.py",
+        "difference=difference(_by_seed(best), _by_seed(other), sign=axis.sign)",
+        "difference=difference(_by_seed(best), _by_seed(other))",
+        "tests/study/test_findings.py::test_scores_of_which_less_is_better",
+    ),
+    Mutation(
         "rows that only chose settings stand on the axis",
         "spendflops/study/frontier/curves.py",
         'found = (row for row in rows if row.ok and row.kind != "tuning")',

@@ -21,7 +21,7 @@ COLUMNS = {
     "seed": "an integer; 0 without the column",
     "budget": "FLOPs that were to be spent, which the seeds of a point have in common; the FLOPs without the column",
     "steps": "optimiser steps",
-    "parameters": "of the model",
+    "parameters": "of what is trained: sizes that are compared at the same FLOPs",
     "task": "what was scored",
     "metric": "name of the score",
     "protocol": "how it was scored; two protocols never share an axis",
@@ -90,6 +90,8 @@ def layout(header: Sequence[str], given: dict[str, str], name: str) -> Layout:
     """
     own = set(OWN.values()) <= set(header)
     columns = dict(OWN) if own else _named(header, given, name)
+    if own and "parameters" in header:  # reports of earlier versions had none
+        columns["parameters"] = "parameters"
     factor = None
     for ours, theirs in given.items():
         if ours not in COLUMNS:

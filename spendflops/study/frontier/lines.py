@@ -40,8 +40,7 @@ def line(layout: Layout, number: int, row: Mapping[str, str]) -> Line:
     extra = {column: row[column] for column in layout.unread if row[column]}
     settings: dict[str, Any] = {**extra, "method": get["method"]}
     settings |= {name: get[name] for name in ("note", "flops_unknown") if get.get(name)}
-    if get.get("parameters"):
-        settings["parameters"] = cells.number(get["parameters"], "parameters", positive=True)
+    parameters = get.get("parameters")
     budget = get.get("budget")
     made = Row(
         run_id=get.get("run_id") or f"line {number}",
@@ -53,6 +52,7 @@ def line(layout: Layout, number: int, row: Mapping[str, str]) -> Line:
         budget=cells.flops_of(budget)[0] if budget else (None if layout.own else flops),
         flops={"pretrain": flops},
         steps=cells.integer(get.get("steps"), "steps"),
+        parameters=int(cells.number(parameters, "parameters", positive=True)) if parameters else None,
         scores=() if score is None else (score,),
         status=status,
         candidate=get.get("candidate", ""),

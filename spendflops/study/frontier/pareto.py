@@ -9,6 +9,9 @@ import numpy as np
 
 from spendflops.study.frontier.interval import NotEnough
 
+_CELLS = 10**7
+"""Comparisons that are held at a time."""
+
 
 def non_dominated(
     costs: Sequence[float], scores: Sequence[float], *, maximise: bool = True, tolerance: float = 0.0
@@ -50,8 +53,7 @@ def front_frequency(
     """How often each point is on the front when all scores are drawn anew with their standard errors.
 
     A parametric bootstrap: belonging to a front is all or nothing and hangs on the noise of every rival. It is a
-    measure
-    of stability, not a probability with a coverage: the best of several noisy scores is too high on average.
+    measure of stability, not a probability with a coverage: the best of several noisy scores is too high on average.
 
     Returns:
         A share a point, or :class:`NotEnough` where a score has no error.
@@ -63,6 +65,9 @@ def front_frequency(
     drawn = (1 if maximise else -1) * np.asarray(scores, float) + noise * np.asarray(errors, float)
     cost = np.asarray(costs, float)
     cheaper, dearer = cost[None, :] < cost[:, None], cost[None, :] > cost[:, None]  # [i, j]: j is cheaper than i
-    better = (drawn[:, None, :] > drawn[:, :, None]) & ~dearer
-    equal = (drawn[:, None, :] == drawn[:, :, None]) & cheaper
-    return [float(share) for share in 1 - (better | equal).any(axis=2).mean(axis=0)]
+    beaten = np.zeros(len(scores))
+    for block in np.array_split(drawn, max(1, draws * len(scores) ** 2 // _CELLS)):
+        better = (block[:, None, :] > block[:, :, None]) & ~dearer
+        equal = (block[:, None, :] == block[:, :, None]) & cheaper
+        beaten += (better | equal).any(axis=2).sum(axis=0)
+    return [float(share) for share in 1 - beaten / draws]
