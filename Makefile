@@ -43,7 +43,7 @@ test-parity: $(PARITY)/.installed
 test-mutations: $(VENV)/.installed
 	$(BIN)/python tests/mutations/run.py
 
-# A hundred kills in the middle of whatever a run does: a quarter of an hour on a core.
+# Kills in the middle of whatever a run does, and of the workers of a study: a quarter of an hour on a core.
 campaign: $(VENV)/.installed
 	$(BIN)/python tests/campaign/campaign.py
 

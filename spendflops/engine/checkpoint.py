@@ -101,8 +101,7 @@ class Checkpoints:
             self._look_for_room(state)
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self._manager.wait_until_finished()
-            if hosts.first():
-                write_atomically(self.folder / str(step) / DIGEST, _digest(self.folder / str(step)))
+            self._seal(step)
         except (OSError, ValueError) as error:
             # The storage library reports what the system refused as a ValueError.
             told = re.search(r"os_error_code='(\d+)'", str(error))
@@ -110,6 +109,14 @@ class Checkpoints:
                 problem = error if isinstance(error, OSError) else OSError(int(told[1]), os.strerror(int(told[1])))
                 raise storage_error(self.folder / str(step), problem) from error
             raise
+
+    def _seal(self, step: int) -> None:
+        """Writes down what a checkpoint holds."""
+        if hosts.first():
+            folder = self.folder / str(step)
+            for left in folder.glob(f".{DIGEST}.*.tmp"):  # by a kill, and no part of it
+                left.unlink()
+            write_atomically(folder / DIGEST, _digest(folder))
 
     def _look_for_room(self, state: Any) -> None:
         """Refuses at once what cannot succeed: the library's threads would each print what they ran into."""
@@ -130,14 +137,15 @@ class Checkpoints:
 
         Raises:
             errors.DataError: There are checkpoints, but none can be read; or the newest is what was written, and could
-                not be read now, since the disk was away: nothing is removed.
+                not be read now, since the disk was away: nothing is removed. The disk does not take the digest of one
+                that has none.
         """
         problems = []
         for step in reversed(self.steps()):
             whole = False
             try:
                 whole = self._check(step)
-                return step, self._manager.restore(step, args=ocp.args.StandardRestore(like))
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
             except Exception as error:
                 told = f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
                 if "RESOURCE_EXHAUSTED" in str(error):
@@ -149,6 +157,10 @@ class Checkpoints:
                     ) from error  # fmt: skip
                 problems.append(told)
                 logging.error("checkpoint %s of %s cannot be read: %s", step, self.folder, problems[-1])
+            else:
+                if not whole:  # a kill came between the arrays and their digest; from here on damage is seen
+                    self._seal(step)
+                return step, state
         if problems:
             raise errors.DataError(
                 f"no checkpoint in {self.folder} can be read",

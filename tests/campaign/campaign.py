@@ -1,8 +1,12 @@
-"""Runs that are killed again and again, compared in every bit with runs that nobody has disturbed: ``make campaign``.
+"""Kills runs in the middle of whatever they do, and compares what came of them with runs that nobody has disturbed.
 
-Every attempt is a process of its own, forked from one that has imported everything and computed nothing. A chain is one
-run directory, killed some times and then left to finish; parameters, optimiser, EMA copies, metrics, scores and the
-productive rows of the ledger must be those of the run that was never killed.
+``make campaign``: first single runs. Every attempt is a process of its own, forked from one that has imported
+everything and computed nothing. A chain is one run directory, killed some times and then left to finish; parameters,
+optimiser, EMA copies, metrics, scores and the productive rows of the ledger must be those of the run that was never
+killed, in every bit. An attempt that is told to stop must leave with 75 and a checkpoint of the step it had reached.
+
+Then a study of 304 tiny runs by four workers that are killed at random: no row lost, none twice, and each in every bit
+that of a study that one worker runs undisturbed (``tests/study/workerlib.py``).
 """
 
 from __future__ import annotations
@@ -10,31 +14,38 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import datetime
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import random
-import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 
 import faults
 import jax
-from enginelib import knn, outcome, recipe, rows, stage
+import workerlib
+from enginelib import knn, outcome, recipe, stage
 from spendflops_plugins.byol import BYOL
 
-from spendflops.contracts.errors import SpendflopsError
+from spendflops.contracts.errors import ConfigError, SpendflopsError
+from spendflops.engine import rundir
+from spendflops.engine.checkpoint import DIGEST
 from spendflops.engine.loop import run_recipe
 from spendflops.engine.recipe import InitFrom
 
 RESULT = Path(__file__).with_name("result.json")
 STEPS, EVERY = 24, 5
+CODE = ("spendflops", "plugins", "tests", "setup.cfg", "constraints")
 
 
 def one_stage():
@@ -63,7 +74,12 @@ RECIPES = {"one stage": (one_stage, ("byol",)), "two stages": (two_stages, ("mae
 
 
 def attempt(make, workdir, cache, fault=None, dice=None):
-    """Runs a recipe in a process of its own, with a fault: its exit code, negative for a signal."""
+    """Runs a recipe in a process of its own, with a fault: (its exit code, negative for a signal; where it was).
+
+    Where is ``"inside"``, ``"past"`` the place that it is named after, or ``""`` if it did not come.
+    """
+    witness = workdir.with_suffix(".witness")
+    witness.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         code = 99
@@ -71,98 +87,215 @@ def attempt(make, workdir, cache, fault=None, dice=None):
             jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
             if fault is not None:
+                faults.WITNESS = witness
                 fault(dice)
             run_recipe(make(), workdir, quiet=True)
             code = 0
         except SpendflopsError as error:
             code = error.exit_code
-            if code != 75:
+            if code != faults.STOPPED:
                 print(error, file=sys.stderr)
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, witness.read_text() if witness.exists() else ""
 
 
-def compared(make, labels, workdir):
-    """What a run must reproduce; read in a process of its own, since this one computes nothing."""
+def apart(function):
+    """What a function gives, as JSON, in a process of its own, since this one computes nothing; None if it fails."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            found = repr([outcome(workdir, label) for label in labels])
-            os.write(writer, hashlib.sha256(found.encode()).hexdigest().encode())
+            os.close(reader)
+            with os.fdopen(writer, "w") as file:
+                json.dump(function(), file)
         finally:
             os._exit(0)
     os.close(writer)
-    os.waitpid(child, 0)
     with os.fdopen(reader) as file:
-        return file.read()
+        found = file.read()
+    os.waitpid(child, 0)
+    return json.loads(found) if found else None
 
 
-def chain(name, workdir, cache, expected, *, kills, dice, kinds):
+def digest(workdir, labels):
+    """Of all that a run must reproduce."""
+    return hashlib.sha256(repr([outcome(workdir, label) for label in labels]).encode()).hexdigest()
+
+
+def wasted(workdir):
+    """How many steps were done again, in all stages."""
+    path = workdir / "ledger.jsonl"
+    whole = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else ()
+    found = [json.loads(line) for line in whole]
+    return sum(row["calls"] for row in found if row["kind"] == "wasted" and row["note"].startswith("attempt"))
+
+
+def saved(workdir, labels):
+    """What is wrong with a run that was told to stop: its last stage has a whole checkpoint of the step it reached."""
+    told = json.loads((workdir / "status.json").read_text())
+    if (told["state"], told["exit_code"]) != ("stopped", faults.STOPPED):
+        return f"its status is {told}"
+    folder = workdir / "checkpoints"
+    label = [label for label in labels if (folder / f"{label}.progress").exists()][-1]
+    reached = int((folder / f"{label}.progress").read_text().split()[1])
+    steps = [int(path.parent.name) for path in folder.glob(f"{label}/*/{DIGEST}")]
+    return "" if reached == max(steps, default=0) > 0 else f"{label} reached {reached}, its checkpoints are {steps}"
+
+
+def chain(name, workdir, cache, expected, *, kills, dice, bag):
     """One run that is killed some times: what each attempt was, and whether it ended as it should."""
     make, labels = RECIPES[name]
-    attempts = []
-    for kind in kinds[:kills]:
-        fault = getattr(faults, kind)
-        code = attempt(make, workdir, cache, fault, random.Random(dice.random()))
-        attempts.append({"fault": kind, "code": code})
-        if code == 0:
+    attempts, problems, code, before = [], [], None, 0
+    while code != 0:
+        last = sum(bool(a["where"]) for a in attempts) >= kills
+        fault = None if last else drawn(bag, dice)
+        stopped, before = code == faults.STOPPED, wasted(workdir)
+        code, where = attempt(make, workdir, cache, fault, random.Random(dice.random()))
+        called = fault.__name__ if fault else "none"
+        if code not in (faults.FAULTS[fault] if where else (0,)):
+            problems.append(f"{called}: ended with {code}")
+        if code == faults.STOPPED and (wrong := saved(workdir, labels)):
+            problems.append(f"{called}: {wrong}")
+        if stopped and wasted(workdir) != before:
+            problems.append(f"{called}: lost steps of an attempt that had saved them")
+        if fault and not where:
+            bag.append(fault)  # the run came to its end before: the next one takes its turn
+        if fault:
+            attempts.append({"fault": called, "code": code, "where": where})
+        if problems:
             break
-        assert code in (-signal.SIGKILL, 75), f"{name}, {kind}: ended with {code}"
-    code = attempt(make, workdir, cache)
-    wasted = [row["last"] - row["first"] for row in rows(workdir / "ledger.jsonl") if row["kind"] == "wasted"]
-    equal = code == 0 and compared(make, labels, workdir) == expected
-    return {"recipe": name, "attempts": attempts, "wasted_steps": sum(wasted), "code": code, "equal": equal}
+    equal = code == 0 and apart(lambda: digest(workdir, labels)) == expected
+    told = {"wasted_steps": wasted(workdir), "code": code, "problems": problems, "equal": equal}
+    return {"recipe": name, "attempts": attempts, **told}
 
 
-def campaign(folder, *, kills, a_chain=4, seed=0, say=print):
-    """Kills runs until so many kills have hit: a summary and all chains."""
+def drawn(bag, dice):
+    """The next fault: all in random order, again and again."""
+    if not bag:
+        bag += dice.sample(list(faults.FAULTS), len(faults.FAULTS))
+    return bag.pop()
+
+
+def kill_runs(folder, *, kills, a_chain=4, seed=0, say=print):
+    """Kills runs until so many faults have come: a summary and all chains."""
     dice, cache, chains, hits = random.Random(seed), folder / "cache", [], 0
-    expected = {}
+    expected, started = {}, time.monotonic()
     for name, (make, labels) in RECIPES.items():
-        assert attempt(make, folder / name, cache) == 0
-        expected[name] = compared(make, labels, folder / name)
+        assert attempt(make, folder / name, cache)[0] == 0
+        expected[name] = apart(lambda labels=labels, name=name: digest(folder / name, labels))
         assert expected[name]
     # Each recipe goes through all of them.
-    kinds = {name: collections.deque(fault.__name__ for fault in faults.FAULTS) for name in RECIPES}
-    started = time.time()
+    bags = {name: [] for name in RECIPES}
     while hits < kills:
         name = list(RECIPES)[len(chains) % len(RECIPES)]
-        wanted = min(a_chain, kills - hits)
-        options = {"kills": wanted, "dice": dice, "kinds": list(kinds[name])}
+        options = {"kills": min(a_chain, kills - hits), "dice": dice, "bag": bags[name]}
         done = chain(name, folder / f"chain{len(chains)}", cache, expected[name], **options)
         chains.append(done)
-        kinds[name].rotate(-len(done["attempts"]))
-        hits += sum(attempt["code"] != 0 for attempt in done["attempts"])
+        hits += sum(bool(a["where"]) for a in done["attempts"])
         told = ", ".join(f"{a['fault']} {a['code']}" for a in done["attempts"])
-        say(f"{hits:4}/{kills} {name}: {told}: {'equal' if done['equal'] else 'DIFFERENT'}")
-    counted = collections.Counter(f"{c['recipe']}: {a['fault']}" for c in chains for a in c["attempts"] if a["code"])
+        ended = "; ".join(done["problems"]) or ("equal" if done["equal"] else "DIFFERENT")
+        say(f"{hits:4}/{kills} {name}: {told}: {ended}", flush=True)
+    came = [(c["recipe"], a["fault"], a["where"]) for c in chains for a in c["attempts"] if a["where"]]
+    hit, inside = collections.Counter(c[:2] for c in came), collections.Counter(c[:2] for c in came if c[2] == "inside")
     return {
         "kills": hits,
-        "by_fault": dict(sorted(counted.items())),
-        "chains": chains,
         "different": sum(not c["equal"] for c in chains),
-        "seconds": round(time.time() - started, 1),
+        "problems": sum(len(c["problems"]) for c in chains),
+        "wasted_steps": sum(c["wasted_steps"] for c in chains),
+        "seconds": round(time.monotonic() - started, 1),
+        "seed": seed,
         "steps": STEPS,
         "checkpoint_every": EVERY,
-        "packages": {p: importlib.metadata.version(p) for p in ("spendflops", "jax", "jaxlib", "orbax-checkpoint")},
+        "by_fault": {f"{r}: {f}": {"came": hit[r, f], "inside": inside[r, f]} for r, f in sorted(hit)},
+        "chains": chains,
     }
+
+
+def study_under_kills(folder, *, seeds, kills, workers=4, between=(3.0, 9.0)):
+    """A study of real runs whose workers are killed, compared with one that a single worker runs undisturbed."""
+    options = {"seeds": seeds, "seconds": None, "cache": folder / "cache", "limit": 3600.0}
+    quiet = workerlib.campaign(folder / "quiet", workers=1, kills=0, between=between, **options)
+    killed = workerlib.campaign(folder / "killed", workers=workers, kills=kills, between=between, **options)
+    expected, found = (apart(lambda name=name: workerlib.outcomes(folder / name)) or {} for name in ("quiet", "killed"))
+    undisturbed = workerlib.told(folder / "quiet", seeds, quiet)
+    equal = sum(found.get(name) == value for name, value in expected.items())
+    return {
+        **workerlib.told(folder / "killed", seeds, killed),
+        "different": max(undisturbed["finished"], len({*expected, *found})) - equal,
+        "undisturbed": {name: undisturbed[name] for name in ("rows", "finished", "failed", "lost", "seconds")},
+    }
+
+
+def machine():
+    """Of which code, when and where: bits depend on the versions, times on the machine."""
+    if not Path(rundir.__file__).is_relative_to(RESULT.parents[2]):
+        raise ConfigError(f"what is imported is {rundir.__file__}", fix="install this checkout, or set PYTHONPATH")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        # What this campaign is about to write is no change of what it tries.
+        "changed": bool(git("status", "--porcelain", "--", *CODE, f":!{RESULT}")),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {package: importlib.metadata.version(package) for package in rundir.PACKAGES},
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "cores_used": len(os.sched_getaffinity(0)),
+    }
+
+
+def git(*words):
+    """What git says of the checkout; None where there is none."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(RESULT.parents[2]), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return None
+
+
+def write(path, result):
+    """As JSON, a chain a line."""
+    text = json.dumps({**result, "runs": {**result["runs"], "chains": []}}, indent=1)
+    chains = ",\n".join(f"   {json.dumps(chain)}" for chain in result["runs"]["chains"])
+    path.write_text(text.replace('"chains": []', f'"chains": [\n{chains}\n  ]') + "\n", encoding="utf-8")
+
+
+def failed(result):
+    """What went wrong, in lines; none if nothing did."""
+    runs, study = result["runs"], result["study"]
+    bad = {
+        "runs that ended otherwise than undisturbed": runs["different"],
+        "attempts that left as they should not": runs["problems"],
+        "rows lost": study["lost"],
+        "rows doubled": study["doubled"],
+        "rows that ended otherwise than undisturbed": study["different"],
+        "workers that came to another report, or to none": not study["equal_reports"],
+        "workers that ended as they should not": len(study["problems"]),
+    }
+    return [f"{what}: {int(count)}" for what, count in bad.items() if count]
 
 
 def main():
     """Runs the campaign and keeps what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=130, help="of single runs: by default five a fault and recipe")
+    parser.add_argument(
+        "--seeds", type=int, default=62, help="of the study: 5 rows each and 6 more, but those that fail"
+    )
+    parser.add_argument("--worker_kills", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0, help="of the dice")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--folder", type=Path, help="of the runs, which are kept; by default one that goes")
     given = parser.parse_args()
+    result = machine()
     with contextlib.nullcontext(given.folder) if given.folder else tempfile.TemporaryDirectory() as folder:
-        result = campaign(Path(folder), kills=given.kills, seed=given.seed)
-    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"{result['kills']} kills in {len(result['chains'])} runs, {result['different']} different: {given.out}")
-    return 1 if result["different"] else 0
+        result["runs"] = kill_runs(Path(folder), kills=given.kills, seed=given.seed)
+        result["study"] = study_under_kills(Path(folder), seeds=given.seeds, kills=given.worker_kills)
+    write(given.out, result)
+    runs, study = result["runs"], result["study"]
+    print(f"{runs['kills']} kills in {len(runs['chains'])} runs; {study['kills']} of {study['workers']} workers on")
+    print(f"{study['rows']} rows: {'; '.join(failed(result)) or 'all as undisturbed'}: {given.out}")
+    return 1 if failed(result) else 0
 
 
 if __name__ == "__main__":

@@ -139,6 +139,21 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_passed_over(tmp_pa
         assert checkpoints.restore(abstract(state))[0] == 1
 
 
+def test_a_kill_before_the_digest_leaves_a_checkpoint_that_gets_one(tmp_path):
+    state = {"x": jnp.arange(4.0)}
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state)
+        digest = tmp_path / "2" / checkpoint.DIGEST
+        whole = digest.read_text()
+        digest.rename(digest.with_name(f".{digest.name}.0123.tmp"))
+        assert checkpoints.restore(abstract(state))[0] == 2 and digest.read_text() == whole
+        assert not list(digest.parent.glob(".*"))
+        # Damage is seen, wherever it is and whether or not the storage library reads it.
+        (tmp_path / "2" / "more").write_text("")
+        assert checkpoints.restore(abstract(state))[0] == 1 and digest.read_text() == whole
+
+
 def test_what_the_system_refused_is_an_error_of_the_data(tmp_path, monkeypatch):
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         told = ValueError("OUT_OF_RANGE: Error writing [os_error_code='27'] [source locations=...]")

@@ -704,6 +704,13 @@ MUTATIONS = (
         "tests/engine/test_saving.py::test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_passed_over",
     ),
     Mutation(
+        "a checkpoint without a digest stays without",
+        "spendflops/engine/checkpoint.py",
+        "                    self._seal(step)",
+        "                    pass",
+        "tests/engine/test_saving.py::test_a_kill_before_the_digest_leaves_a_checkpoint_that_gets_one",
+    ),
+    Mutation(
         "lengths far apart say where curves cross",
         "spendflops/study/frontier/crossover.py",
         "if factor > FAR * (1 + COST_TOLERANCE)",

@@ -12,40 +12,36 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
 import workerlib
 
-from spendflops.study.status import status
 
-
-def check(folder, seeds, codes, *, workers):
-    assert codes == [0] * workers
-    reports = [json.loads(line) for line in (folder / "reports").read_text().splitlines()]
-    assert len(reports) == workers and all(report == reports[0] for report in reports)
-    ids = [run_id for run_id, _, _ in reports[0]]
-    failed = [run_id for run_id, state, _ in reports[0] if state != "ok"]
-    assert len(set(ids)) == len(ids) == workerlib.rows(seeds) - 2 * lost(seeds)
-    assert len(failed) == 2 * lost(seeds) + lost(seeds)
-    assert not (folder / "doubled").exists(), (folder / "doubled").read_text()
-    assert {path.name for path in (folder / "rows").iterdir()} == set(ids)
-    found = status(folder)
-    assert found.counts == dict.fromkeys(found.counts, 0) | {"finished": len(ids) - len(failed), "failed": len(failed)}
-    return ids
-
-
-def lost(seeds):
-    """Seeds whose rows fail: no transfer starts from their two methods, and the one from nothing fails as well."""
-    return sum(seed % 10 == 7 for seed in range(seeds))
+def check(folder, seeds, found):
+    told = workerlib.told(folder, seeds, found)
+    ids = {run_id for run_id, _, _ in json.loads((folder / "reports").read_text().splitlines()[0])}
+    assert (told["problems"], told["lost"], told["doubled"], told["equal_reports"]) == ([], 0, 0, True), told
+    assert {path.name for path in (folder / "rows").iterdir()} == ids
+    assert told["failed"] == 3 * workerlib.failing(seeds)
+    assert told["finished"] + told["failed"] == told["rows"] == len(ids)
+    return told
 
 
 def test_two_workers_share_a_study_though_one_is_killed(tmp_path):
     options = {"seeds": 2, "workers": 2, "seconds": 0.1}
-    killed, codes = workerlib.campaign(tmp_path, **options, kills=1, between=(0.1, 0.2))
-    assert killed == 1
-    check(tmp_path, 2, codes, workers=2)
+    found = workerlib.campaign(tmp_path, **options, kills=1, between=(0.1, 0.2))
+    assert len(found["ended"]) == 1
+    told = check(tmp_path, 2, found)
+    # A row that is missing, one that ran twice and a report that says something else are seen.
+    folder = next((tmp_path / "rows").iterdir())
+    folder.rename(tmp_path / folder.name)
+    workerlib.note(tmp_path, "doubled", "another")
+    workerlib.note(tmp_path, "reports", "[]")
+    broken = workerlib.told(tmp_path, 2, {**found, "codes": [0, 1], "ended": [("SIGTERM", 1)]})
+    assert (broken["lost"], broken["doubled"], broken["equal_reports"]) == (1, 1, False)
+    assert broken["problems"] == ["SIGTERM: 1", "left alone: 1"] and told["problems"] == []
 
 
 @pytest.mark.slow
 def test_300_rows_by_four_workers_under_random_kills(tmp_path):
     options = {"seeds": 62, "workers": 4, "seconds": 0.3}
-    killed, codes = workerlib.campaign(tmp_path, **options, kills=30, between=(0.5, 2.0))
-    assert killed >= 10
-    ids = check(tmp_path, 62, codes, workers=4)
-    assert len(ids) == 304
+    found = workerlib.campaign(tmp_path, **options, kills=30, between=(0.5, 2.0))
+    assert len(found["ended"]) >= 10
+    told = check(tmp_path, 62, found)
+    assert told["rows"] == 304 and told["takeovers"] > 0
