@@ -239,7 +239,7 @@ def machine():
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {package: importlib.metadata.version(package) for package in rundir.PACKAGES},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "cores_used": len(os.sched_getaffinity(0)),
     }
