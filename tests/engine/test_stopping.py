@@ -43,12 +43,27 @@ def test_runs_one_after_the_other_tell_each_other_nothing():
         signal.signal(signal.SIGTERM, handler)
 
 
-def test_before_a_run_listens_the_exit_code_is_75_too(tmp_path):
+@pytest.mark.parametrize("seconds", [0.8, 1.1, 1.5, 2.0])  # it imports, reads its configuration, builds the model
+def test_before_a_run_listens_the_exit_code_is_75_too(seconds, tmp_path):
     words = ["train", "--objective", "mae", "--backbone", "vit_nano", "--dataset", "shapes", "--budget", "1e15"]
     words += ["--gin", "mae/Stage.batch_size = 8"]
     command = [sys.executable, "-m", "spendflops", *words, "--workdir", str(tmp_path / "run")]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
-    time.sleep(0.8)  # it imports, or reads its configuration
+    time.sleep(seconds)
     process.terminate()
     text = process.communicate(timeout=60)[1]
     assert process.returncode == 75 and "the same command goes on" in text and "Traceback" not in text
+
+
+COLLECTING = """
+import gc, os, signal, sys
+from spendflops.cli import main
+signal.signal(signal.SIGTERM, main._leave)
+gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+gc.collect()
+"""
+
+
+def test_a_signal_in_a_callback_that_can_raise_nothing_ends_the_process_as_well():
+    process = subprocess.run([sys.executable, "-c", COLLECTING], env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 75 and "Exception ignored" not in process.stderr

@@ -260,6 +260,13 @@ MUTATIONS = (
         "tests/study/test_findings.py::test_scores_of_which_less_is_better",
     ),
     Mutation(
+        "a signal before a run raises where nothing can be raised",
+        "spendflops/cli/main.py",
+        "    os._exit(errors.Preempted.exit_code)\n",
+        "    raise SystemExit(errors.Preempted.exit_code)\n",
+        "tests/engine/test_stopping.py::test_a_signal_in_a_callback_that_can_raise_nothing_ends_the_process_as_well",
+    ),
+    Mutation(
         "rows that only chose settings stand on the axis",
         "spendflops/study/frontier/curves.py",
         'found = (row for row in rows if row.ok and row.kind != "tuning")',
