@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,36 +14,21 @@ from spendflops.study.frontier.isoflop import Allocation
 from spendflops.study.frontier.powerlaw import PowerLaw
 from spendflops.study.frontier.ranks import Agreement
 from spendflops.study.frontier.tuning import Tuning
-from spendflops.study.report.text import between, flops, human, listing, number, unit
+from spendflops.study.recommend.offers import BEYOND
+from spendflops.study.report.text import COSTS, between, flops, heading, human, listing, number, unit, wrapped
 
-WIDTH = 110
 MOST = 24
 """Lines of a section."""
-BEYOND = 2.0
-"""How many times beyond its longest run a law is printed."""
 _LEVEL = f"{LEVEL:.0%}".replace("%", " %")
 
 
 def to_text(found: Findings) -> str:
     """For a terminal."""
-    axis = found.axis
-    better = "more" if axis.higher_is_better else "less"
-    what = f"{axis.evaluator}: {axis.metric}{f' in {axis.unit}' if axis.unit else ''}"
-    lines = [
-        f"{what}{f' on {axis.place}' if axis.place else ''} ({better} is better)",
-        f"protocol {axis.protocol}" if axis.protocol != axis.evaluator else "",
-        "",
-    ]
-    lines = [lines[0], *(line for line in lines[1:2] if line)]
+    lines = [*heading(found.axis), f"FLOPs of {COSTS[found.cost]}"]
     for title, body in _sections(found):
         more = [f"and {len(body) - MOST} more (--json has all)"] if len(body) > MOST else []
         lines += ["", title, *(f"  {line}" for line in body[:MOST] + more)]
-    return "\n".join(wrapped for line in lines for wrapped in _wrapped(line))
-
-
-def _wrapped(line: str) -> list[str]:
-    indent = " " * (len(line) - len(line.lstrip()) + 4)
-    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+    return wrapped(lines)
 
 
 def _sections(found: Findings) -> Iterable[tuple[str, list[str]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 from spendflops.study.frontier.interval import NotEnough
@@ -10,25 +9,14 @@ from spendflops.study.recommend.choice import Candidate
 from spendflops.study.recommend.flips import Flip
 from spendflops.study.recommend.offers import Silent
 from spendflops.study.recommend.recommend import Recommendation
-from spendflops.study.report.text import flops, listing, number, unit
+from spendflops.study.report.text import COSTS, flops, heading, listing, number, unit, wrapped
 
-WIDTH = 100
-COSTS = {"paid": "pre-training and transfer", "pretrain": "pre-training"}
 _MOST = 8
 
 
 def to_text(found: Recommendation) -> str:
     """For a terminal."""
-    axis = found.axis
-    place = f" on {axis.place}" if axis.place else ""
-    better = "more" if axis.higher_is_better else "less"
-    lines = [
-        f"{axis.evaluator}: {axis.metric}{f' in {axis.unit}' if axis.unit else ''}{place} ({better} is better)",
-        f"protocol {axis.protocol}" if axis.protocol != axis.evaluator else "",
-        f"budget {flops(found.budget)} FLOPs of {COSTS[found.cost]}",
-        "",
-    ]
-    lines = [line for line in lines[:2] if line] + lines[2:]
+    lines = [*heading(found.axis), f"budget {flops(found.budget)} FLOPs of {COSTS[found.cost]}", ""]
     lines += _chosen(found) if found.choice is not None else _unsaid(found)
     lines += _silent(found)
     lines += _floor(found)
@@ -36,12 +24,7 @@ def to_text(found: Recommendation) -> str:
     lines += _next(found)
     lines += ["", f"noise of a run over seeds: {found.noise}"]
     lines += [f"note: {note}" for note in found.notes]
-    return "\n".join(wrapped for line in lines for wrapped in _wrapped(line))
-
-
-def _wrapped(line: str) -> list[str]:
-    indent = " " * (len(line) - len(line.lstrip()) + 4)
-    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+    return wrapped(lines)
 
 
 def _chosen(found: Recommendation) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 
 from spendflops.study.compare import Comparison, Estimate
 from spendflops.study.frontier import Analysis, Candidate, Crossover, Verdict
 from spendflops.study.points import Axis
 
+WIDTH = 100
+COSTS = {"paid": "pre-training and transfer", "pretrain": "pre-training"}
 ONE_SEED = " One seed a run: another may say otherwise."
 UNKNOWN = "unknown"
 NONE = "–"
@@ -88,6 +91,24 @@ def listing(names: Sequence[str], *, most: int = 0) -> str:
     if most and len(names) > most:
         names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def heading(axis: Axis) -> list[str]:
+    """What is compared: the score and where it was taken, and the protocol if it has a name of its own."""
+    better = "more" if axis.higher_is_better else "less"
+    place = f" on {axis.place}" if axis.place else ""
+    lines = [f"{axis.evaluator}: {axis.metric}{f' in {axis.unit}' if axis.unit else ''}{place} ({better} is better)"]
+    return lines if axis.protocol == axis.evaluator else [*lines, f"protocol {axis.protocol}"]
+
+
+def wrapped(lines: Iterable[str]) -> str:
+    """Lines for a terminal; what goes on stands further in."""
+    found = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        how = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+        found += textwrap.wrap(line, WIDTH, **how) or [""]
+    return "\n".join(found)
 
 
 def between(item: Crossover) -> str:
