@@ -47,6 +47,12 @@ CASES: dict[str, Callable[[], Coverage]] = {
     "recommended score, four methods, longest run": lambda: coverage.of_choices(FOUR, budget=8e18, draws=DRAWS),
     "recommended score, four methods, twice that": lambda: coverage.of_choices(FOUR, budget=1.6e19, draws=DRAWS),
     "recommended score, five equal methods": lambda: coverage.of_choices(EQUAL, budget=8e18, draws=DRAWS),
+    "recommended score, between two lengths a factor of 2 apart": lambda: coverage.of_choices(
+        dataclasses.replace(FOUR, budgets=LENGTHS[2:4]), budget=5.657e18, draws=DRAWS
+    ),
+    "recommended score, the same with 6 seeds": lambda: coverage.of_choices(
+        dataclasses.replace(FOUR, budgets=LENGTHS[2:4], seeds=6), budget=5.657e18, draws=DRAWS
+    ),
     "recommended score, 1 seed": lambda: coverage.of_choices(seeds(1), budget=8e18, draws=DRAWS),
     "where a recommendation flips": lambda: coverage.of_flips(CROSSING, draws=DRAWS),
 }

@@ -36,12 +36,18 @@ def main(known: flags.FlagValues, rest: Sequence[str]) -> int:
 
     budget = recommend.flops_of(known.budget)
     rows, notes = runs.read(known, "recommend")
+    wanted = {name: known[name].value for name in recommend.FILTERS}
+    # A study that is given is not misspelt by whoever asks about what it did not try.
+    unsaid = recommend.missing(rows, wanted) if known.reference else ""
+    if unsaid:
+        print(json.dumps({"says": False, "reason": unsaid}) if known.json else f"The data do not say: {unsaid}.")
+        return 0
     found = recommend.recommend(
         rows,
         budget,
         task=known.task,
         cost=known.cost,
-        wanted={name: known[name].value for name in recommend.FILTERS},
+        wanted=wanted,
         equal_tuning=known.equal_tuning,
         noise=known.noise,
         beyond=known.beyond,

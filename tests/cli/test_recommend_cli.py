@@ -75,6 +75,17 @@ def test_the_reference(ask):
     assert code == 0 and "Spend it on MAE on ViT-B/16 with ImageNet-1K" in out
 
 
+def test_the_reference_does_not_say_what_it_did_not_try(ask):
+    flags = ("--reference", "where_flops", "--task", "coco_map")
+    for more in (["--method", "CLIP"], ["--model", "ViT-L/16"], ["--data", "LAION"]):
+        code, out, err = ask(*flags, *more, budget="6e19")
+        assert (code, err) == (0, "") and out.startswith(
+            f"The data do not say: no run has the {more[0][2:]} {more[1]!r}"
+        )
+    assert json.loads(ask(*flags, "--method", "CLIP", "--json", budget="6e19")[1])["says"] is False
+    assert ask("--method", "CLIP", table=GOOD)[0] == 2  # in a table of one's own it is a slip
+
+
 WRONG = {
     "mae,ViT-B,photos,1e18,0,nan": "line 2: score is nan",
     "mae,ViT-B,photos,nan,0,41": "line 2: flops are 'nan'",
@@ -109,7 +120,7 @@ def test_two_units_in_one_table(ask):
 
 def test_one_point_a_method(ask):
     code, out, _ = ask(table="method,flops,score\na,1e18,40\nb,2e18,50\n")
-    assert code == 0 and "Spend it on b" in out and "nothing is told apart" in out
+    assert code == 0 and "Spend it on b" in out and "nothing is known of the noise of a run" in out
     assert "a: the longest run cost 1.00e18 FLOPs" in out
 
 

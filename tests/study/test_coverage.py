@@ -54,6 +54,14 @@ def test_power_laws_fitted_together():
     assert holds(coverage.of_families(FOUR, factor=2, draws=50))
 
 
+def test_the_score_between_two_lengths():
+    """A factor of 2 apart a line between them is nearly the curve; further apart nothing is said."""
+    two = dataclasses.replace(FOUR, budgets=coverage.LENGTHS[2:4])
+    assert holds(coverage.of_choices(two, budget=5.657e18, draws=DRAWS))
+    far = dataclasses.replace(FOUR, budgets=(coverage.LENGTHS[2], 3 * coverage.LENGTHS[2]))
+    assert coverage.of_choices(far, budget=1.7 * coverage.LENGTHS[2], draws=5).silent == 5
+
+
 @pytest.mark.parametrize("study, budget", [(CROSSING, 1.6e19), (FOUR, 8e18)], ids=["two", "four"])
 def test_the_score_of_what_is_recommended(study, budget):
     assert holds(coverage.of_choices(study, budget=budget, draws=DRAWS))

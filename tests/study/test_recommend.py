@@ -97,12 +97,59 @@ def test_the_best_curve_that_ends_far_below_the_budget_is_no_answer():
 
 
 def test_few_runs_are_interpolated_by_hand():
-    found = recommend(parse(FIVE), 2e18)
+    found = recommend(parse(FIVE.replace("4e18", "2e18")), 2**0.5 * 1e18)
     assert found.choice.offer.basis == "interpolated"
     assert found.choice.offer.value == pytest.approx((42 + 46) / 2)
     assert found.candidates[1].offer.value == pytest.approx((39 + 47) / 2)
     sd = np.std([41.0, 43.0], ddof=1)
     assert found.candidates[1].offer.belief.error == pytest.approx(sd * np.hypot(0.5, 0.5))
+
+
+def test_between_lengths_far_apart_there_is_a_score_and_no_interval():
+    """Coverage of the line between lengths a factor of 4 apart is a half: no noise tells what is wrong with it."""
+    found = recommend(parse(FIVE), 2e18)
+    assert found.choice.offer.value == pytest.approx((42 + 46) / 2) and found.choice.interval is None
+    assert found.choice.best is None and found.candidates[1].tied
+    told = " ".join(to_text(found).split())
+    assert "44.000 (no interval: the lengths around it are a factor of 4 apart)" in told
+    assert "Not every score has an interval (the lengths around it are a factor of 4 apart)" in told
+    at_a_run = recommend(parse(FIVE), 4e18)
+    assert at_a_run.choice.interval is not None and at_a_run.choice.best is not None
+
+
+def test_seeds_that_agree_to_the_last_digit_say_nothing_of_the_noise():
+    text = "method,flops,seed,score,unit\na,1e18,0,100,%\na,1e18,1,100,%\nb,1e18,0,63.3,%\n"
+    found = recommend(parse(text), 1e18)
+    assert found.choice.offer.name == "a" and found.choice.interval is None and found.choice.best is None
+    assert "the seeds agree to the last digit" in found.noise
+    flat = "method,flops,score\n" + "".join(
+        f"{m},{x:g},{y}\n" for m, y in (("a", 50), ("b", 40)) for x in (1e18, 2e18, 4e18, 8e18)
+    )
+    found = recommend(parse(flat), 1.6e19)
+    assert found.choice.best is None and any("to the last digit" in note for note in found.notes)
+
+
+def test_a_budget_just_below_a_run_says_that_the_run_costs_more():
+    text = "method,flops,seed,score\na,2.15e18,0,44\na,2.15e18,1,45\n"
+    assert "2.15e18 FLOPs (4.4 % more than the budget" in to_text(recommend(parse(text), 2.06e18))
+
+
+def test_a_law_that_falls_is_followed_no_further_than_its_runs():
+    text = "method,flops,seed,score\n" + "".join(
+        f"a,{x:g},{seed},{y + seed / 10}\n"
+        for x, y in ((1e18, 60.2), (2e18, 60.05), (4e18, 59.9), (8e18, 59.8))
+        for seed in (0, 1)
+    )
+    found = recommend(parse(text), 1.6e19)
+    assert found.candidates[0].offer.factor == 1 and found.candidates[0].offer.flops <= 8e18
+
+
+def test_a_line_that_falls_is_left_where_its_ends_are_told_apart():
+    text = "method,flops,seed,score\n" + "".join(
+        f"a,{x:g},{seed},{y + seed / 10}\n" for x, y in ((1e18, 60), (2e18, 56)) for seed in (0, 1)
+    )
+    for budget in (1.1e18, 1.2e18, 1.5e18, 1.9e18):
+        assert recommend(parse(text), budget).choice.offer.flops == 1e18
 
 
 def test_without_a_second_seed_nothing_is_told_apart():

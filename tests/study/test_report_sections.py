@@ -102,6 +102,14 @@ def test_one_size_and_one_data_set_have_no_section(study):
     assert cells.datasets(analyses) == "" == cells.sizes(analyses)
 
 
+def test_numbers_of_a_curve_are_those_of_their_share_and_lone_points_are_counted(make_row):
+    late = Trace(name="loss", stage="mae", flops=(6 * 10**11, 10**12), values=(3.0, 2.0))
+    lone = Trace(name="loss", stage="clip", flops=(10**12,), values=(3.0,))
+    page = Page(learning.section([make_row("mae", 10**12, traces=(late,)), make_row("clip", 10**12, traces=(lone,))]))
+    assert page.tables[0][1][1:4] == ["–", "–", "2"]  # nothing was logged by then
+    assert "1 run logged one point alone" in " ".join(page.words)
+
+
 def test_losses_of_two_methods_share_no_panel_and_probes_do(grid):
     probe = Trace(name="probe/knn/accuracy", stage="", flops=(10**11, 10**12), values=(0.1, 0.4))
     probes = {m: dataclasses.replace(probe, stage=m) for m in ("mae", "clip")}

@@ -76,10 +76,10 @@ def crossovers(items: Sequence[Point], *, level: float = LEVEL) -> list[Crossove
     return sorted(found, key=lambda c: c.flops)
 
 
-def far(one: Curve, two: Curve, flops: float) -> str:
+def far(one: Curve, two: Curve, flops: float, *, most: float = FAR) -> str:
     """Why straight lines do not say where two curves cross near some FLOPs; empty if they do."""
     factor = max(stride(one, flops), stride(two, flops))
-    return f"the lengths around it are a factor of {factor:.2g} apart" if factor > FAR * (1 + COST_TOLERANCE) else ""
+    return f"the lengths around it are a factor of {factor:.2g} apart" if factor > most * (1 + COST_TOLERANCE) else ""
 
 
 def _unknown(one: Curve, two: Curve, flops: float, noises: Noises | NotEnough) -> str:

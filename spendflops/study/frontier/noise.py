@@ -70,12 +70,15 @@ def moderated(points: Iterable[Point]) -> Noises | NotEnough:
         return NotEnough(reason="no point has a second seed", fix="run one more seed of the point that matters")
     total = sum(df for _, df, _ in known)
     freedom, variance = prior([df for _, df, _ in known], [v for _, _, v in known])
+    if not variance:
+        return NotEnough(reason="the seeds agree to the last digit", fix="give more digits, or say the noise")
     found = {}
     for point, df, own in known:
         both = variance if math.isinf(freedom) else (freedom * variance + df * own) / (freedom + df)
         found[point.name, point.flops] = Noise(sd=math.sqrt(both), df=min(freedom + df, total))
     typical = Noise(sd=math.sqrt(variance), df=min(freedom, total))
-    return Noises(typical=typical, points=found, source=f"seeds, {total} degrees of freedom in all")
+    fewer = f"; {typical.df:.2g} where a point has no second seed" if typical.df < total else ""
+    return Noises(typical=typical, points=found, source=f"seeds, {total} degrees of freedom in all{fewer}")
 
 
 def prior(freedoms: Sequence[int], variances: Sequence[float]) -> tuple[float, float]:

@@ -72,7 +72,7 @@ def _flip(field: Field, left: float, right: float, name: str) -> tuple[float, Of
     if not isinstance(before, Offer):
         note = f"{other.name} is known from there on"
     elif one.belief is None or other.belief is None:
-        note = "nothing is known of the noise"
+        note = one.note or other.note or "nothing is known of the noise"
     elif one.value - before.value > _JUMP * abs(one.value):
         note = "one of the two is known by another way from there on"
     else:

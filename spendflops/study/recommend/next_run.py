@@ -114,11 +114,10 @@ def _moved(
         noise = noises.of(made).sd if made is not None else noises.typical.sd
         total = member.covariance(length, length) + noise**2
         return abs(member.covariance(length, offer.flops)) / math.sqrt(total)
-    if offer is None or offer.open:  # nothing is known of it at the budget
+    if offer is None or offer.open or offer.belief is None:  # nothing is known of it at the budget
         if made is not None or prior is None:
             return 0.0
         return prior**2 / math.hypot(prior, noises.typical.sd)
-    assert offer.belief is not None
     if made is None:
         return offer.belief.sd**2 / math.hypot(offer.belief.sd, noises.typical.sd)
     own = noises.of(made).error(len(made.rows)) * widening(noises.of(made).df)

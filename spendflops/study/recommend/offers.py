@@ -17,6 +17,7 @@ import numpy as np
 from scipy import special
 
 from spendflops.study.frontier.belief import Belief, apart, student
+from spendflops.study.frontier.crossover import far
 from spendflops.study.frontier.curves import COST_TOLERANCE, Point, curves, mixed, near, one_axis, weights
 from spendflops.study.frontier.family import Member, together
 from spendflops.study.frontier.interval import NotEnough
@@ -26,6 +27,11 @@ from spendflops.study.report.text import flops, listing
 
 BEYOND = 2.0
 """How many times beyond its runs a curve is believed, unless somebody says otherwise."""
+BETWEEN = 2.0
+"""Lengths further apart than this factor do not say what a curve scores between them: how wrong the straight line is no
+noise tells. A crossing of two such lines is less wrong than they are (``crossover.FAR``)."""
+EXACT = 1e-6
+"""Share of a score below which a noise is that of rounding: scores of a few digits, or at their ceiling."""
 NO_LAW = 0.05
 """Curves are no saturating laws where the seeds of one say so, with this probability of being wrong for all of them."""
 
@@ -39,7 +45,8 @@ class Offer:
         flops: What is spent: the budget, or what the run cost.
         factor: How many times beyond the runs of the curve that is; 1 inside.
         value: The score to expect.
-        belief: What is known of it; None where nothing is known of the noise.
+        belief: What is known of it; None where nothing is known of the noise, or of the curve between its runs.
+        note: Why nothing is known of the curve there; empty if something is.
         open: What more FLOPs would bring is not known: the curve ends below the budget.
     """
 
@@ -50,6 +57,7 @@ class Offer:
     factor: float
     value: float
     belief: Belief | None
+    note: str = ""
     open: bool = False
 
 
@@ -92,13 +100,17 @@ class Field:
         if parts is None:
             return Silent(name=name, reason=f"runs begin at {flops(low)} FLOPs, {low / budget:.3g} times the budget")
         whole = self._offer(name, budget, parts)
-        if whole.belief is None:
-            return whole
         shorter = [self._offer(name, p.flops, ((1.0, p),)) for p in curve if p.flops * (1 + COST_TOLERANCE) < budget]
         best = max(shorter, key=lambda o: o.value, default=whole)
         # More FLOPs may make it worse: then the budget is not spent in full.
-        worse = best.belief is not None and best.value > whole.value and apart(best.belief, whole.belief) > 0
-        return best if worse else whole
+        if best.value <= whole.value:
+            return whole
+        rival = whole
+        if len(parts) == 2 and best.flops == parts[0][1].flops:
+            # A line shares its first run with what it is compared with: the two ends are told apart, or nothing is.
+            rival = self._offer(name, parts[1][1].flops, ((1.0, parts[1][1]),))
+        known = best.belief is not None and rival.belief is not None
+        return best if not known or apart(best.belief, rival.belief) > 0 else whole
 
     def offers(self, budget: float) -> tuple[list[Offer], list[Silent]]:
         """What all curves offer, the best first, and those that say nothing."""
@@ -110,8 +122,11 @@ class Field:
         """The runs between which a budget lies, with their weights: none where a law says more, None for silence."""
         curve = self.curves[name]
         low, high = curve[0].flops, curve[-1].flops
-        if name in self.members and max(budget / high, low / budget) <= self.beyond:
-            return ()
+        member = self.members.get(name)
+        if member is not None and max(budget / high, low / budget) <= self.beyond:
+            falls = budget > high and member.belief(budget).mean < member.belief(high).mean
+            if not falls:  # one that does is followed no further than its runs
+                return ()
         inside = tuple(part for part in weights(curve, budget) if part[0]) or near(curve, budget)
         return inside or (((1.0, curve[-1]),) if budget > high else None)
 
@@ -120,6 +135,11 @@ class Field:
         curve, member = self.curves[name], self.members.get(name)
         spent = float(parts[0][1].flops) if len(parts) == 1 else budget
         belief = member.belief(spent) if member is not None else self._student(parts)
+        note = ""
+        if member is None and len(parts) > 1:
+            note = far(curve, curve, budget, most=BETWEEN)
+        if note:
+            belief = None
         return Offer(
             name=name,
             points=curve,
@@ -128,6 +148,7 @@ class Field:
             factor=1.0 if parts else max(budget / curve[-1].flops, curve[0].flops / budget, 1.0),
             value=mixed(parts).value * self.axis.sign if belief is None else belief.mean,
             belief=belief,
+            note=note,
             open=bool(parts) and budget > curve[-1].flops * (1 + COST_TOLERANCE),
         )
 
@@ -167,11 +188,15 @@ def field(points: Sequence[Point], *, noise: float | None = None, beyond: float 
         # A run around its curve: what is left of three lengths or more.
         left = [(float(m.weights @ m.lines.variance), m.df - 1) for m in members.values()]
         df = sum(n for _, n in left)
-        noises = stated(
-            Noise(sd=float(np.sqrt(sum(v * n for v, n in left) / df)), df=df),
-            f"residuals of {len(left)} curve{'s' if len(left) != 1 else ''}, {df} degrees of freedom; no point has a "
-            "second seed",
-        )
+        sd = float(np.sqrt(sum(v * n for v, n in left) / df))
+        if sd <= EXACT * max(abs(y) for curve in lines.values() for p in curve for y in p.values):
+            notes |= dict.fromkeys(
+                members, "its scores lie on a law to the last digit: how far a run strays is not known"
+            )
+            members = {}
+        else:
+            source = f"residuals of {len(left)} curve{'s' if len(left) != 1 else ''}, {df} degrees of freedom"
+            noises = stated(Noise(sd=sd, df=df), f"{source}; {seeds.reason}")
     return Field(axis=axis, curves=lines, members=members, noises=noises, notes=notes, beyond=beyond)
 
 

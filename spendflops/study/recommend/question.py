@@ -70,6 +70,16 @@ def axis_of(rows: Sequence[Row], task: str | None) -> Axis:
     return found[0]
 
 
+def missing(rows: Sequence[Row], wanted: Mapping[str, Sequence[str]]) -> str:
+    """What is asked about and was never run, in words; empty if all of it was."""
+    for what, names in wanted.items():
+        known = sorted({getattr(row, FILTERS[what]) for row in rows if getattr(row, FILTERS[what])})
+        for name in names:
+            if name not in known:
+                return f"no run has the {what} {name!r}; there are {', '.join(known) or 'none'}"
+    return ""
+
+
 def only(rows: Sequence[Row], wanted: Mapping[str, Sequence[str]]) -> list[Row]:
     """The rows of some methods, models or data; rows that have no model or data of their own stay.
 

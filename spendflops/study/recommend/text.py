@@ -38,7 +38,8 @@ def _chosen(found: Recommendation) -> list[str]:
     if not others:
         lines.append("  Nothing else says anything for this budget: there is no choice to make.")
     elif best.best is None:
-        lines.append("  Nothing is known of the noise of a run: nothing is told apart, no probability can be given.")
+        why = next((c.offer.note for c in found.candidates if c.offer.note), "nothing is known of the noise of a run")
+        lines.append(f"  Not every score has an interval ({why}): no probability can be given.")
     else:
         lines.append(f"  best of the {len(others) + 1} with probability {_share(best.best)}")
     if tied:
@@ -56,7 +57,8 @@ def _chosen(found: Recommendation) -> list[str]:
 def _unsaid(found: Recommendation) -> list[str]:
     lines = [f"The data do not say: {found.reason}."]
     if found.candidates:
-        lines.append("Of the runs that were made for less:")
+        open_ends = found.candidates[0].offer.flops < found.budget
+        lines.append("Of the runs that were made for less:" if open_ends else "As they are:")
         lines += [f"  {_other(found, c)}" for c in found.candidates[:_MOST]]
         lines += _more(found.candidates)
     return lines
@@ -131,6 +133,8 @@ def _length(found: Recommendation) -> str:
     offer, filled = found.choice.offer, found.filled
     left = 1 - offer.flops / found.budget
     less = "the whole budget" if left < 0.0005 else f"all but {left:.1%} of the budget".replace("%", " %")
+    if left < -0.0005:
+        less = f"{-left:.1%} more than the budget, which counts as equal".replace("%", " %")
     if left > 0.05:
         less = "no more: a run that was made"
     parts = [f", {flops(offer.flops)} FLOPs ({less}"]
@@ -147,7 +151,7 @@ def _score(found: Recommendation, item: Candidate) -> str:
     axis = found.axis
     text = f"{number(axis.sign * item.offer.value, axis)}{unit(axis)}"
     if item.interval is None:
-        return f"{text} (no interval)"
+        return f"{text} (no interval{f': {item.offer.note}' if item.offer.note else ''})"
     low, high = number(item.interval.low, axis), number(item.interval.high, axis)
     return f"{text} ({_level(found)} interval {low} to {high})"
 

@@ -42,6 +42,9 @@ def section(rows: Sequence[Row]) -> str:
     )
     if len(found) > len(shown):
         words += f" {len(shown)} of {len(found)} panels are shown; the others are in the runs' metrics.jsonl."
+    lone = sum(bool(r.traces) and all(len(t.flops) < 2 for t in r.traces) for r in rows if r.kind != "tuning")
+    if lone:
+        words += f" {lone} run{'s' if lone > 1 else ''} logged one point alone, which is no curve."
     table = tables.html("Curves as numbers.", *_numbers(shown))
     return (
         f"<section><h2>Learning curves over FLOPs</h2><p>{esc(words)}</p><div class='panels'>{''.join(parts)}</div>"
@@ -92,11 +95,12 @@ def _numbers(groups: dict[tuple[str, str], Curves]) -> tuple[list[str], list[lis
     lines = []
     for (what, stage), curves in groups.items():
         for name, (_, trace) in list(curves.items())[:LINES]:
-            cells = [Cell(f"{trace.values[_at(trace, share)]:.4g}", number=True) for share in (0.1, 0.5, 1.0)]
+            cells = [Cell(_at(trace, share), number=True) for share in (0.1, 0.5, 1.0)]
             lines.append([Cell(name, sub=_title(what, stage)), *cells, Cell(text.flops(trace.flops[-1]), number=True)])
     return ["Run", "At a tenth", "At half", "At the end", "FLOPs"], lines
 
 
-def _at(trace: Trace, share: float) -> int:
-    """The last point within a share of the FLOPs, or the first."""
-    return max((i for i, f in enumerate(trace.flops) if f <= share * trace.flops[-1]), default=0)
+def _at(trace: Trace, share: float) -> str:
+    """The last value within a share of the FLOPs; a dash where none was logged by then."""
+    within = [value for flops, value in zip(trace.flops, trace.values, strict=True) if flops <= share * trace.flops[-1]]
+    return f"{within[-1]:.4g}" if within else text.NONE
