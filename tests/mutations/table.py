@@ -267,6 +267,27 @@ MUTATIONS = (
         "tests/engine/test_stopping.py::test_a_signal_in_a_callback_that_can_raise_nothing_ends_the_process_as_well",
     ),
     Mutation(
+        "a line between lengths far apart has an interval",
+        "spendflops/study/recommend/offers.py",
+        "            note = far(curve, curve, budget, most=BETWEEN)\n",
+        "            pass\n",
+        "tests/study/test_recommend.py::test_between_lengths_far_apart_there_is_a_score_and_no_interval",
+    ),
+    Mutation(
+        "seeds that agree are certain",
+        "spendflops/study/frontier/noise.py",
+        "    if not variance:\n",
+        "    if False:\n",
+        "tests/study/test_recommend.py::test_seeds_that_agree_to_the_last_digit_say_nothing_of_the_noise",
+    ),
+    Mutation(
+        "a law that falls is extrapolated",
+        "spendflops/study/recommend/offers.py",
+        "            if not falls:",
+        "            if True:",
+        "tests/study/test_recommend.py::test_a_law_that_falls_is_followed_no_further_than_its_runs",
+    ),
+    Mutation(
         "rows that only chose settings stand on the axis",
         "spendflops/study/frontier/curves.py",
         'found = (row for row in rows if row.ok and row.kind != "tuning")',
