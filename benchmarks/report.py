@@ -139,7 +139,9 @@ def pretend(planned: Planned, folder: Path, place: int) -> dict[str, Any] | None
         (folder / FOLDER / "neighbours" / f"example_{number}.jpg").write_bytes(picture(rng))
     roles = ("pretrain", "transfer", "evaluate")
     result = {
-        "stages": [{"examples": steps * 64, "epochs": steps * 64 / 4096, "steps": steps, "available": 4096}],
+        "stages": [
+            {"examples": steps * 64, "epochs": steps / 64, "steps": steps, "available": 4096, "parameters": 5_500_000}
+        ],
         "flops": {"prior": 0, "wasted": 0, "cached": 0, **{r: ledger.total(role=r) for r in roles}},
         "seconds": {"prior": 0.0, **{r: ledger.seconds(role=r) for r in roles}},
         "phases": {r: ledger.phases(role=r) for r in roles},
