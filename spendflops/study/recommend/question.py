@@ -148,7 +148,7 @@ def check_budget(items: Sequence[Point], flops: float) -> None:
     if steps and known and flops < min(steps.values()):
         name = min(steps, key=steps.__getitem__)
         raise ConfigError(
-            f"{flops:.4g} FLOPs are below one step", why=f"the cheapest, of {name}, costs {steps[name]:.4g} FLOPs"
+            f"{flops:.6g} FLOPs are below one step", why=f"the cheapest, of {name}, costs {steps[name]:.6g} FLOPs"
         )
 
 
