@@ -30,11 +30,11 @@ CASES: dict[str, Callable[[], Coverage]] = {
     "crossover, 2 seeds": lambda: coverage.of_crossovers(seeds(2), draws=DRAWS),
     "crossover, 3 seeds": lambda: coverage.of_crossovers(seeds(3), draws=DRAWS),
     "crossover, 5 seeds": lambda: coverage.of_crossovers(seeds(5), draws=DRAWS),
-    "crossover, 3 seeds, two lengths a factor of 3 apart": lambda: coverage.of_crossovers(
-        seeds(3, budgets=(LENGTHS[-1] // 3, LENGTHS[-1])), draws=DRAWS
+    "crossover, 3 seeds, two lengths a factor of 2.5 apart": lambda: coverage.of_crossovers(
+        seeds(3, budgets=(LENGTHS[-1] * 2 // 5, LENGTHS[-1])), draws=DRAWS
     ),
-    "crossover, 6 seeds, two lengths a factor of 3 apart": lambda: coverage.of_crossovers(
-        seeds(6, budgets=(LENGTHS[-1] // 3, LENGTHS[-1])), draws=DRAWS
+    "crossover, 6 seeds, two lengths a factor of 2.5 apart": lambda: coverage.of_crossovers(
+        seeds(6, budgets=(LENGTHS[-1] * 2 // 5, LENGTHS[-1])), draws=DRAWS
     ),
     "paired difference, 2 seeds": lambda: coverage.of_differences(seeds(2, shared=2.0), draws=DRAWS),
     "paired difference, 3 seeds": lambda: coverage.of_differences(seeds(3, shared=2.0), draws=DRAWS),

@@ -34,7 +34,7 @@ def test_crossovers(seeds):
 
 def test_crossovers_of_two_lengths():
     """As far apart as they may be, a line between them is nearly the curves; further apart nothing is said."""
-    two = dataclasses.replace(CROSSING, seeds=3, budgets=(coverage.LENGTHS[3] // 3, coverage.LENGTHS[3]))
+    two = dataclasses.replace(CROSSING, seeds=3, budgets=(coverage.LENGTHS[3] * 2 // 5, coverage.LENGTHS[3]))
     assert holds(coverage.of_crossovers(two, draws=DRAWS))
     far = dataclasses.replace(two, budgets=(coverage.LENGTHS[1], coverage.LENGTHS[3]))
     assert not any(c.low or c.high for p in coverage.drawn(far, 20, 0) for c in frontier.crossovers(p))

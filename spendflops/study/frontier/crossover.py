@@ -24,7 +24,7 @@ from spendflops.study.frontier.interval import LEVEL, NotEnough
 from spendflops.study.frontier.noise import Noises, moderated, together
 
 Curve = Sequence[Point]
-FAR = 3.0
+FAR = 2.5
 """Lengths that lie further apart than this factor do not say where two curves cross between them."""
 
 
