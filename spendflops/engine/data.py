@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grain
 import jax
@@ -28,6 +28,9 @@ from spendflops.contracts.objective import Objective, Views
 from spendflops.contracts.types import InputSpec, Sample
 from spendflops.engine.sharding import Mesh
 from spendflops.parts.splits import permutation
+
+if TYPE_CHECKING:
+    from spendflops.engine.skips import Skipped
 
 AHEAD = 4
 """Batches that are read ahead. With the one that is being put together and the one that is handed over, a run holds at
@@ -171,50 +174,6 @@ class _Share(grain.MapDataset):
             return self.slice(index)
         step, row = divmod(index, self._rows)
         return self._parent[(step * self._hosts + self._host) * self._rows + row]
-
-
-class Skipped:
-    """The broken examples of a stage: which they were, and how many may be.
-
-    Args:
-        source: Where they come from.
-        limit: Different examples that may be broken; one more is an error.
-        known: Indices that earlier attempts found.
-    """
-
-    def __init__(self, source: Source, *, limit: int, known: Mapping[int, str] | None = None):
-        self._source, self.limit = source, limit
-        self.found: dict[int, str] = dict(known or {})
-        self.new: list[str] = []
-
-    def note(self, broken: np.ndarray) -> None:
-        """Takes the column :data:`BROKEN` of a batch; what was not known before is added to ``found`` and ``new``.
-
-        Raises:
-            errors.DataError: More than the limit.
-        """
-        new = [int(i) for i in np.unique(broken[broken >= 0]) if int(i) not in self.found]
-        for index in new:
-            self.found[index] = _fault(self._source, index)
-            self.new.append(self.found[index])
-        if len(self.found) > self.limit:
-            shown = "; ".join(list(self.found.values())[:5])
-            raise errors.DataError(
-                f"{len(self.found)} of {len(self._source):,} examples are broken, {self.limit} may be",
-                why=shown,
-                fix="repair or leave out these files, or allow more with skip_broken",
-            )
-
-
-def _fault(source: Source, index: int) -> str:
-    """What is wrong with an example, as its error says it."""
-    try:
-        sample = source[index]
-        if "image" in sample:
-            sample["image"].decode()
-    except errors.DataError as error:
-        return f"{error.what}: {error.why}"
-    return f"example {index} of {source!r}: another part of it than the image"
 
 
 class Batches:

@@ -15,7 +15,7 @@ import numpy as np
 from spendflops.contracts import errors
 from spendflops.contracts.dataset import Source
 from spendflops.contracts.evaluator import INDEX, Evaluator, Opened
-from spendflops.engine import data, sharding
+from spendflops.engine import data, sharding, skips
 from spendflops.engine.build import Built, Prediction, open_source
 from spendflops.engine.describe import NAME, canonical, describe
 from spendflops.engine.feature_cache import Shelf
@@ -72,7 +72,7 @@ class Collected:
 
 
 def predict(
-    prediction: Prediction, source: Source, params: Tree, stats: Tree, skipped: data.Skipped | None = None,
+    prediction: Prediction, source: Source, params: Tree, stats: Tree, skipped: skips.Skipped | None = None,
     shelf: Shelf | None = None,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]]:  # fmt: skip
     """(outputs by evaluation, mask, rows that never leave the host) of each batch.
@@ -109,7 +109,7 @@ def collect(
         The broken examples that were left out, by index.
     """
     source = open_source(prediction.dataset, prediction.split, prediction.preprocess.features)
-    skipped = data.Skipped(source, limit=prediction.skip_broken) if prediction.skip_broken else None
+    skipped = skips.Skipped(source, limit=prediction.skip_broken) if prediction.skip_broken else None
     for outputs, mask, host in predict(prediction, source, params, stats, skipped, shelf):
         for evaluation, role, evaluator in prediction.readers:
             collected = into.setdefault(evaluation, Collected())

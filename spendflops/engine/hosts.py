@@ -16,11 +16,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from spendflops.contracts import errors
@@ -108,6 +109,21 @@ def agree(value: Any) -> Any:
 def largest(value: int) -> int:
     """The largest of the processes' numbers. All call it, at the same place."""
     return int(multihost_utils.process_allgather(value).max()) if several() else value
+
+
+def union(values: Collection[int], most: int) -> list[int]:
+    """The numbers, from 0, that any process has, in order. All call it, at the same place.
+
+    Args:
+        values: Of this process; below 2³² - 1.
+        most: How many each gives at most: its smallest.
+    """
+    if not several():
+        return sorted(values)
+    # Beginning with 1: 0 is none. Of 64 bits JAX would keep 32.
+    row = np.zeros(most, np.uint32)
+    row[: len(values)] = [value + 1 for value in sorted(values)[:most]]
+    return [int(value) - 1 for value in np.unique(multihost_utils.process_allgather(row)) if value]
 
 
 def stops(stage: str, done: int, number: int | None) -> int | None:

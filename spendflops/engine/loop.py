@@ -130,12 +130,6 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     stored = directory.resolved
     built = build(recipe, steps=stored["steps"] if stored else None)
-    if hosts.several() and any(stage.skip_broken for stage in recipe.stages):
-        raise errors.ConfigError(
-            "Stage.skip_broken with several hosts",
-            why="each host would count the broken examples of its own rows alone",
-            fix="leave broken examples out of the data: `spendflops data verify` names them",
-        )
     if stored is None:
         preflight.check_starts(built, directory.home)
         if hosts.first() and not checked:
@@ -274,6 +268,11 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
             last = done == steps
             stopping = run.stop.after(stage.label, done)
             logged = last or done % run.recipe.log_every == 0
+            permanent = last or done == accounting.permanent(done, every=every, leaves=leaves)
+            if skipped is not None and (logged or permanent or stopping):
+                # At steps that all hosts come to, and before what they have read becomes permanent.
+                skipped.agree(hosts.union)
+                skips.tell(run.directory.path, run.log, stage.label, skipped)
             if logged:
                 _check_finite(metrics, stage, step)
                 shown.row(
@@ -281,7 +280,6 @@ def _train(run: Run, index: int, state: Tree, first: int, saving: Saving) -> Tre
                 )
             if logged or stopping:
                 run.directory.status(state="running", pid=os.getpid(), stage=stage.label, step=done, steps=steps)
-            permanent = last or done == accounting.permanent(done, every=every, leaves=leaves)
             if permanent or stopping:
                 _check_finite(metrics, stage, step)
                 saving.save(done, state, row=permanent)

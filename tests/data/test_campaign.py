@@ -23,7 +23,7 @@ from spendflops_plugins.webdataset import WebDataset
 from spendflops.contracts.errors import DataError
 from spendflops.contracts.types import InputSpec
 from spendflops.data.prepare import prepare
-from spendflops.engine import data
+from spendflops.engine import data, skips
 from spendflops.parts.images import decode_mask
 
 CASES = 2000
@@ -199,7 +199,7 @@ def test_the_pipeline_counts_what_it_skips(campaign):
     cases, source = campaign
     broken = {index for index, (kind, *_) in enumerate(cases) if kind in BROKEN}
     spec = InputSpec(size=(8, 8), stride=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
-    skipped = data.Skipped(source, limit=len(broken))
+    skipped = skips.Skipped(source, limit=len(broken))
     batches = data.Batches(source, SupervisedViews(), spec=spec, batch_size=50, seed=0, skipped=skipped)
     with batches.read(0, len(cases) // 50) as reader:
         assert all(batch["image"].shape == (50, 8, 8, 3) for batch in reader)

@@ -16,8 +16,11 @@ from enginelib import call, command, environment, outcome, reached, wasted, writ
 
 from spendflops.contracts import errors
 from spendflops.engine import hosts
+from spendflops.parts.images import EncodedImage
+from spendflops.testing.samples import KitData
 
 STEPS, EVERY = 24, 8
+SKIPS = ("logs/skipped-mae.json", "result.json")
 
 
 def port():
@@ -132,6 +135,43 @@ def test_asked_to_stop_all_stop_after_the_same_step_and_go_on_alone(whole, tmp_p
     assert code == 0, text
     check(tmp_path / "run", expected)
     assert wasted(tmp_path / "run") == []
+
+
+class Damaged(KitData):
+    """The kit's data with ten images that cannot be decoded."""
+
+    def source(self, split, *, features):
+        return _Damaged(super().source(split, features=features))
+
+
+class _Damaged:
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        sample = self.inner[index]
+        return sample if index % 5 else {**sample, "image": EncodedImage(b"nothing", name=f"{index}.jpg")}
+
+
+def test_broken_examples_of_all_hosts_are_replaced_as_by_one_process_and_counted_together(tmp_path, cache):
+    """One epoch, in which each host meets others of them; the first alone writes them down."""
+    text = write_gin(tmp_path, steps=6, every=4, evaluate=False).read_text()
+    damaged = text.replace("spendflops.testing.samples:KitData", "test_hosts:Damaged") + "Stage.skip_broken = 10\n"
+    (tmp_path / "damaged.gin").write_text(damaged)
+    flags = ["--gin_file", tmp_path / "damaged.gin"]
+    code, _, text = call("train", *flags, "--workdir", tmp_path / "one", cache=cache)
+    assert code == 0, text
+    codes, texts = Job(2, flags, tmp_path / "two", cache).ended()
+    assert codes == [0, 0], texts
+    assert "skipped, 10 of at most 10" in texts[0] and "skipped" not in texts[1]
+    found = [[json.loads((tmp_path / run / file).read_text()) for run in ("one", "two")] for file in SKIPS]
+    assert found[0][0] == found[0][1] and set(found[0][0]) == {str(index) for index in range(0, 48, 5)}
+    assert [each["stages"][0]["skipped"] for each in found[1]] == [10, 10]
+    one, two = ([r["loss"] for r in outcome(tmp_path / run)["metrics"]] for run in ("one", "two"))
+    assert len(one) == 2 and one == pytest.approx(two, rel=1e-5)
 
 
 def test_a_second_job_on_the_same_directory_is_refused_as_a_whole(whole, tmp_path, cache):

@@ -15,7 +15,7 @@ from spendflops.contracts.errors import ConfigError, DataError
 from spendflops.contracts.evaluator import Preprocess
 from spendflops.contracts.objective import Views
 from spendflops.contracts.types import InputSpec
-from spendflops.engine import data
+from spendflops.engine import data, skips
 from spendflops.engine.loop import run_recipe
 from spendflops.parts.images import EncodedImage
 from spendflops.testing.samples import KitData
@@ -157,7 +157,7 @@ def test_readers_of_a_machine(cores, processes, threads, monkeypatch):
 
 def test_a_broken_example_is_replaced_and_named_once():
     source = Numbers(10, broken=[4, 7])
-    skipped = data.Skipped(source, limit=2)
+    skipped = skips.Skipped(source, limit=2)
     found = read(batches(source, skipped=skipped), 0, 10)
     assert set(skipped.found) == {4, 7} and "image 4.jpg" in skipped.found[4]
     assert not {4, 7} & {int(i) for b in found for i in b["index"]}
@@ -167,27 +167,43 @@ def test_a_broken_example_is_replaced_and_named_once():
     kept = [~np.isin(s["index"], [4, 7]) for s in sound]
     assert all(np.array_equal(f["noise"][k], s["noise"][k]) for f, s, k in zip(found, sound, kept, strict=True))
     again = Numbers(10, broken=[4, 7])
-    assert equal(read(batches(again, skipped=data.Skipped(again, limit=2), host=0, hosts=1), 5, 10), found[5:])
+    assert equal(read(batches(again, skipped=skips.Skipped(again, limit=2), host=0, hosts=1), 5, 10), found[5:])
 
 
 def test_more_broken_examples_than_allowed():
     source = Numbers(10, broken=[4, 7])
     with pytest.raises(DataError, match="2 of 10 examples are broken, 1 may be"):
-        read(batches(source, skipped=data.Skipped(source, limit=1)), 0, 10)
-    skipped = data.Skipped(source, limit=1, known={9: "from an earlier attempt"})
+        read(batches(source, skipped=skips.Skipped(source, limit=1)), 0, 10)
+    skipped = skips.Skipped(source, limit=1, known={9: "from an earlier attempt"})
     with pytest.raises(DataError, match="earlier attempt"):
         read(batches(source, skipped=skipped), 0, 10)
+
+
+def test_the_limit_of_several_hosts_is_that_of_all_and_ends_all_alike():
+    source = Numbers(10, broken=[4, 7])
+    parts = [skips.Skipped(source, limit=1, shared=True) for _ in range(2)]
+    for part, index in zip(parts, (4, 7), strict=True):
+        part.note(np.array([-1, index, -1]))
+    union = lambda values, most: sorted(index for part in parts for index in part.found)[:most]  # noqa: E731
+    for part in parts:
+        with pytest.raises(DataError, match="2 of 10 examples are broken, 1 may be"):
+            part.agree(union)
+    # What one has met is an error when all look at it, and not before: the others would wait for it.
+    alone = skips.Skipped(source, limit=0, shared=True)
+    alone.note(np.array([4]))
+    with pytest.raises(DataError, match="1 of 10 examples are broken, 0 may be"):
+        alone.agree(lambda values, most: sorted(values)[:most])
 
 
 def test_nothing_but_broken_examples():
     source = Numbers(5, broken=range(5))
     with pytest.raises(DataError, match="should replace"):
-        read(batches(source, skipped=data.Skipped(source, limit=100)), 0, 1)
+        read(batches(source, skipped=skips.Skipped(source, limit=100)), 0, 1)
 
 
 def test_a_broken_evaluation_example_does_not_count():
     source = Numbers(7, broken=[2])
-    skipped = data.Skipped(source, limit=1)
+    skipped = skips.Skipped(source, limit=1)
     found = list(data.padded(source, Plain(), batch_size=3, skipped=skipped))
     assert [b["_mask"].tolist() for b in found] == [[True, True, False], [True] * 3, [True, False, False]]
     assert found[0]["index"].shape == (3,) and set(skipped.found) == {2}
