@@ -149,7 +149,7 @@ MUTATIONS = (
     ),
     Mutation(
         "any number of broken examples",
-        "spendflops/engine/data.py",
+        "spendflops/engine/skips.py",
         "if len(self.found) > self.limit:",
         "if False:",
         "tests/engine/test_readers.py::test_more_broken_examples_than_allowed",
@@ -474,8 +474,8 @@ MUTATIONS = (
     Mutation(
         "a budget pays for recomputation",
         "spendflops/engine/program.py",
-        "return count_jaxpr(self._traced.jaxpr).without_recomputation()",
-        "return count_jaxpr(self._traced.jaxpr)",
+        "return self.with_recomputation.without_recomputation()",
+        "return self.with_recomputation",
         "tests/engine/test_programs.py::test_saving_memory_changes_no_price",
     ),
     Mutation(
@@ -523,8 +523,8 @@ MUTATIONS = (
     Mutation(
         "a study looks at its data row by row",
         "spendflops/study/launch.py",
-        "preflight.check_data(*recipes, *self._later())",
-        "self._later()",
+        "preflight.check_data(*recipes, *beforehand.later(self.study))",
+        "beforehand.later(self.study)",
         "tests/cli/test_bad_input.py",
     ),
     Mutation(
@@ -603,6 +603,14 @@ MUTATIONS = (
         "or not any(word in text for word in GONE)",
         "",
         "tests/engine/test_hosts.py::test_a_lost_host_is_told_from_other_errors",
+    ),
+    Mutation(
+        "each host counts its own broken examples",
+        "spendflops/engine/hosts.py",
+        "return [int(value) - 1 for value in np.unique(multihost_utils.process_allgather(row)) if value]",
+        "return sorted(values)",
+        "tests/engine/test_hosts.py"
+        "::test_broken_examples_of_all_hosts_are_replaced_as_by_one_process_and_counted_together",
     ),
     Mutation(
         "the mesh makes another run",
