@@ -749,7 +749,7 @@ MUTATIONS = (
     Mutation(
         "lengths far apart say where curves cross",
         "spendflops/study/frontier/crossover.py",
-        "if factor > FAR * (1 + COST_TOLERANCE)",
+        "if factor > most * (1 + COST_TOLERANCE)",
         "if False",
         "tests/study/test_crossover.py::test_lengths_far_apart_do_not_say_where_curves_cross",
     ),
